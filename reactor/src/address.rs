@@ -1,0 +1,68 @@
+//! Where a socket listens or connects: IPv4, IPv6, or a Unix socket by path or abstract name.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use socket2::SockAddr;
+
+/// A socket address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// TCP over IPv4 or IPv6.
+    Ip(SocketAddr),
+    /// A Unix stream socket at a path.
+    Unix(PathBuf),
+    /// A Unix stream socket in Linux' abstract namespace, by its name without the leading NUL.
+    Abstract(String),
+}
+
+impl Address {
+    pub(crate) fn to_sockaddr(&self) -> io::Result<SockAddr> {
+        match self {
+            Address::Ip(address) => Ok(SockAddr::from(*address)),
+            Address::Unix(path) => SockAddr::unix(path),
+            Address::Abstract(name) => {
+                let name = [b"\0", name.as_bytes()].concat();
+                SockAddr::unix(OsStr::from_bytes(&name))
+            }
+        }
+    }
+
+    pub(crate) fn from_sockaddr(address: &SockAddr) -> Address {
+        if let Some(ip) = address.as_socket() {
+            return Address::Ip(ip);
+        }
+        if let Some(name) = address.as_abstract_namespace() {
+            return Address::Abstract(String::from_utf8_lossy(name).into_owned());
+        }
+        Address::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default())
+    }
+
+    /// The IP address, if it has one.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Ip(address) => Some(*address),
+            Address::Unix(_) | Address::Abstract(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address::Ip(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Abstract(name) => write!(f, "unix:@{name}"),
+        }
+    }
+}

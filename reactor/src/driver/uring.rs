@@ -1,0 +1,602 @@
+//! The io_uring driver (kernel ≥ 6.1).
+//!
+//! Multishot accept; multishot receive from provided-buffer rings, capped so that a receive never
+//! brings more than its socket's allowance (`IORING_OP_RECV` with `optlen`, kernel ≥ 6.16; on older
+//! kernels each receive brings one buffer); one send in flight per socket. `shutdown` and `splice`
+//! are called directly, because their opcodes are handed to kernel threads. Deferred task work: the
+//! kernel does ours only inside `io_uring_enter`.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use slotmap::{Key as _, KeyData};
+use std::collections::VecDeque;
+
+use crate::buffer::Group;
+use crate::driver::{BufferOptions, DriverStats, Groups, Table, Wait};
+use crate::listener::{Accepted, Descriptor, ListenerKey};
+use crate::remote::Remote;
+use crate::socket::{AfterSend, Interest, Received, Segments, Side, SocketKey};
+use crate::sys::{self, Region};
+
+/// Small on purpose: rings count against the user's locked memory across all processes.
+const SUBMISSIONS: u32 = 256;
+const COMPLETIONS: u32 = 2048;
+
+/// When busy, wait for this many completions …
+const BATCH: usize = 8;
+/// … but for more than one no longer than this.
+const BATCH_PATIENCE_US: u32 = 20;
+/// Completions per turn (in eighths, averaged) from which on the worker is busy.
+const BUSY_EIGHTHS: u32 = 4 * 8;
+
+/// From `linux/io_uring.h`; the crate has no setters for these two.
+const RECVSEND_POLL_FIRST: u16 = 1 << 0;
+const SQE_IOPRIO_AT: usize = 2;
+const SQE_OPTLEN_AT: usize = 44;
+
+/// See the module's text.
+pub(crate) struct Uring {
+    ring: IoUring,
+    pub(crate) groups: Groups,
+    published: [Published; Side::ALL.len()],
+    event_fd: RawFd,
+    event_armed: bool,
+    features: Features,
+    /// A moving average of completions per turn, in eighths.
+    recent: u32,
+    pub(crate) stats: DriverStats,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Features {
+    /// A multishot receive ends by itself after a number of bytes.
+    capped_recv: bool,
+    min_wait: bool,
+    no_iowait: bool,
+}
+
+/// What an operation was for: the tag of its user data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Op {
+    Recv = 1,
+    Send,
+    Connect,
+    PollRead,
+    PollWrite,
+    Accept,
+    Event,
+    /// A cancel; the target's own completion tells what became of it.
+    Cancel,
+}
+
+const TAG_SHIFT: u32 = 28;
+const INDEX_MASK: u64 = (1 << TAG_SHIFT) - 1;
+
+/// Generation in the upper half, then 4 bits of tag, then 28 of slot.
+fn pack(op: Op, key: KeyData) -> u64 {
+    let ffi = key.as_ffi();
+    debug_assert!(ffi & 0xffff_ffff <= INDEX_MASK, "a worker has fewer than 2^28 sockets");
+    ffi | (op as u64) << TAG_SHIFT
+}
+
+fn unpack(user_data: u64) -> (Op, KeyData) {
+    let op = match user_data >> TAG_SHIFT & 0xf {
+        1 => Op::Recv,
+        2 => Op::Send,
+        3 => Op::Connect,
+        4 => Op::PollRead,
+        5 => Op::PollWrite,
+        6 => Op::Accept,
+        7 => Op::Event,
+        _ => Op::Cancel,
+    };
+    (op, KeyData::from_ffi(user_data & !(0xf << TAG_SHIFT)))
+}
+
+impl Uring {
+    /// Sets up a ring on this thread and tries the features that the driver stands on.
+    pub(crate) fn new(buffers: BufferOptions, remote: &Remote) -> io::Result<Uring> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let features = Features {
+            capped_recv: false,
+            min_wait: ring.params().is_feature_min_timeout(),
+            no_iowait: ring.params().is_feature_no_iowait(),
+        };
+        let groups = buffers.groups()?;
+        let published = [
+            Published::register(&ring, Side::Downstream, &groups[Side::Downstream as usize])?,
+            Published::register(&ring, Side::Upstream, &groups[Side::Upstream as usize])?,
+        ];
+        let mut uring = Uring {
+            ring,
+            groups,
+            published,
+            event_fd: remote.event_fd(),
+            event_armed: false,
+            features,
+            recent: 0,
+            stats: DriverStats::default(),
+        };
+        uring.self_test()?;
+        Ok(uring)
+    }
+
+    pub(crate) fn recv(&mut self, table: &mut Table, key: SocketKey) {
+        let capped = self.features.capped_recv;
+        let Some(socket) = table.sockets.get(key) else { return };
+        socket.recv.armed = true;
+        let cap = socket.recv_allowance().max(1);
+        let (fd, group) = (Fd(socket.fd), socket.side as u16);
+        // POLL_FIRST: we arm when we expect nothing yet, and an attempt on an empty buffer ring
+        // would end with ENOBUFS even if there is nothing to receive.
+        let entry = if capped {
+            let entry = opcode::RecvMulti::new(fd, group).build();
+            let entry = with_ioprio(entry, RECVSEND_POLL_FIRST);
+            with_optlen(entry, cap)
+        } else {
+            let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(group).build();
+            with_ioprio(entry.flags(squeue::Flags::BUFFER_SELECT), RECVSEND_POLL_FIRST)
+        };
+        self.submit(entry.user_data(pack(Op::Recv, key.data())));
+    }
+
+    pub(crate) fn cancel_recv(&mut self, table: &mut Table, key: SocketKey) {
+        let Some(socket) = table.sockets.get(key) else { return };
+        if socket.recv.armed && !std::mem::replace(&mut socket.recv.cancelling, true) {
+            self.cancel(Op::Recv, key.data());
+        }
+    }
+
+    pub(crate) fn send(&mut self, table: &mut Table, key: SocketKey) {
+        let Some(socket) = table.sockets.get(key) else { return };
+        let fd = Fd(socket.fd);
+        let Some(op) = socket.send.op.as_mut() else { return };
+        // WAITALL: the kernel itself goes on after a short send.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match op.rest() {
+            Segments::One(bytes) => {
+                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                opcode::Send::new(fd, bytes.as_ptr(), len).flags(flags).build()
+            }
+            Segments::Many(message) => {
+                opcode::SendMsg::new(fd, message).flags(flags as u32).build()
+            }
+        };
+        self.submit(entry.user_data(pack(Op::Send, key.data())));
+    }
+
+    pub(crate) fn connect(&mut self, table: &mut Table, key: SocketKey) {
+        let Some(socket) = table.sockets.get(key) else { return };
+        let Some(connect) = socket.connect.as_mut() else { return };
+        connect.armed = true;
+        let address = &connect.address;
+        let entry = opcode::Connect::new(Fd(socket.fd), address.as_ptr().cast(), address.len());
+        self.submit(entry.build().user_data(pack(Op::Connect, key.data())));
+    }
+
+    pub(crate) fn poll(&mut self, table: &mut Table, key: SocketKey, interest: Interest) {
+        let Some(socket) = table.sockets.get(key) else { return };
+        socket.poll_state(interest).armed = true;
+        let (op, events) = match interest {
+            Interest::Read => (Op::PollRead, libc::POLLIN | libc::POLLRDHUP),
+            Interest::Write => (Op::PollWrite, libc::POLLOUT),
+        };
+        let entry = opcode::PollAdd::new(Fd(socket.fd), events as u32).build();
+        self.submit(entry.user_data(pack(op, key.data())));
+    }
+
+    pub(crate) fn abandon(&mut self, table: &mut Table, key: SocketKey) {
+        let Some(socket) = table.sockets.get(key) else { return };
+        let polls = socket.poll.as_ref().map_or([false; 2], |poll| [poll[0].armed, poll[1].armed]);
+        let with_driver = [
+            (Op::Recv, socket.recv.armed && !socket.recv.cancelling),
+            (Op::Send, socket.send.op.is_some()),
+            (Op::Connect, socket.connect.as_ref().is_some_and(|connect| connect.armed)),
+            (Op::PollRead, polls[0]),
+            (Op::PollWrite, polls[1]),
+        ];
+        // `shutdown` wakes what waits on a connected socket; the cancels are for the rest. A close
+        // alone would send no FIN while a receive is armed.
+        if !socket.aborted {
+            sys::shutdown(socket.fd, libc::SHUT_RDWR);
+        }
+        for (op, _) in with_driver.into_iter().filter(|(_, armed)| *armed) {
+            self.cancel(op, key.data());
+        }
+    }
+
+    pub(crate) fn accept(&mut self, table: &mut Table, key: ListenerKey) {
+        let Some(accepting) = table.listeners.get(key) else { return };
+        accepting.armed = true;
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let entry = opcode::AcceptMulti::new(Fd(accepting.fd)).flags(flags).build();
+        self.submit(entry.user_data(pack(Op::Accept, key.data())));
+    }
+
+    pub(crate) fn cancel_accept(&mut self, _table: &mut Table, key: ListenerKey) {
+        self.cancel(Op::Accept, key.data());
+    }
+
+    pub(crate) fn shutdown(&mut self, fd: RawFd, both: bool) {
+        sys::shutdown(fd, if both { libc::SHUT_RDWR } else { libc::SHUT_WR });
+    }
+
+    pub(crate) fn close(&mut self, fd: RawFd) {
+        sys::close(fd);
+    }
+
+    pub(crate) fn turn(&mut self, table: &mut Table, remote: &Remote, wait: Wait) {
+        self.publish();
+        self.rearm_starved(table);
+        if !self.event_armed {
+            self.event_armed = true;
+            let poll = opcode::PollAdd::new(Fd(self.event_fd), libc::POLLIN as u32).multi(true);
+            self.submit(poll.build().user_data(pack(Op::Event, KeyData::from_ffi(1 << 32))));
+        }
+        let now = || crate::time::Instant::from_nanos(sys::clock_nanos(libc::CLOCK_MONOTONIC));
+        let patience = match wait {
+            Wait::Until(deadline) if remote.prepare_to_sleep() => deadline.since(now()),
+            _ => Duration::ZERO,
+        };
+        self.enter(patience);
+        remote.awake();
+        let reaped = self.reap(table);
+        self.recent = self.recent - self.recent / 8 + reaped;
+    }
+
+    /// Hands submissions over and waits up to `patience` for completions.
+    fn enter(&mut self, patience: Duration) {
+        // An hour: a wait without any deadline still carries one, which costs nothing.
+        let patience = patience.min(Duration::from_secs(3600));
+        let time = Timespec::from(patience);
+        let mut args = SubmitArgs::new().timespec(&time);
+        let mut want = usize::from(!patience.is_zero());
+        if want > 0 && self.recent >= BUSY_EIGHTHS && self.features.min_wait {
+            want = BATCH;
+            args = args.min_wait_usec(BATCH_PATIENCE_US);
+        }
+        let mut flags = EnterFlags::EXT_ARG | EnterFlags::GETEVENTS;
+        if self.features.no_iowait {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        let submissions = self.ring.submission().len();
+        self.stats.enters += 1;
+        // SAFETY: `args` names `time`, which outlives the call; every queued submission's memory
+        // lives until its completion (see `crate::socket`).
+        let entered = unsafe {
+            let submitter = self.ring.submitter();
+            submitter.enter(submissions as u32, want as u32, flags.bits(), Some(&args))
+        };
+        if let Err(error) = entered {
+            // All normal: a signal, the wait's end, a full completion queue, no memory for now.
+            // What was not submitted stays in the queue for the next turn.
+            let normal = [libc::EINTR, libc::ETIME, libc::EBUSY, libc::EAGAIN];
+            let errno = error.raw_os_error().unwrap_or(0);
+            assert!(normal.contains(&errno), "io_uring_enter failed: {error}");
+        }
+    }
+
+    fn submit(&mut self, entry: squeue::Entry) {
+        self.stats.submissions += 1;
+        loop {
+            // SAFETY: the memory that the entry names is owned by the socket table and is not freed
+            // before the completion is reaped; `Drop` waits for what is left.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            if pushed.is_ok() {
+                return;
+            }
+            self.stats.enters += 1;
+            // Full: hand over what there is. EBUSY and the like leave room for a next attempt.
+            let _ = self.ring.submit();
+        }
+    }
+
+    fn cancel(&mut self, op: Op, key: KeyData) {
+        let entry = opcode::AsyncCancel::new(pack(op, key))
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(pack(Op::Cancel, key));
+        self.submit(entry);
+    }
+
+    /// Reports all completions that have come. Returns how many there were.
+    fn reap(&mut self, table: &mut Table) -> u32 {
+        let mut reaped = 0;
+        loop {
+            let Some(completion) = self.ring.completion().next() else { break };
+            reaped += 1;
+            self.complete(table, &completion);
+        }
+        self.stats.completions += u64::from(reaped);
+        reaped
+    }
+
+    fn complete(&mut self, table: &mut Table, completion: &cqueue::Entry) {
+        let (op, key) = unpack(completion.user_data());
+        let result = completion.result();
+        let more = cqueue::more(completion.flags());
+        let outcome = if result < 0 { Err(-result) } else { Ok(result as usize) };
+        let socket = SocketKey::from(key);
+        match op {
+            Op::Recv => self.received(table, socket, outcome, completion.flags(), more),
+            Op::Send => {
+                if table.sockets.sent(socket, outcome) == AfterSend::Continue {
+                    self.send(table, socket);
+                }
+            }
+            Op::Connect => table.sockets.connected(socket, outcome.map(drop)),
+            Op::PollRead => table.sockets.ready(socket, Interest::Read),
+            Op::PollWrite => table.sockets.ready(socket, Interest::Write),
+            Op::Accept => {
+                let accepted = outcome.map(|fd| {
+                    // SAFETY: the kernel made this descriptor for us.
+                    Accepted(Descriptor::Os(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+                });
+                table.listeners.accepted(ListenerKey::from(key), accepted, more);
+            }
+            Op::Event => {
+                sys::eventfd_drain(self.event_fd);
+                self.event_armed = more;
+            }
+            Op::Cancel => {}
+        }
+        if !more && let Some(fd) = table.sockets.reap(socket_of(op, socket)) {
+            sys::close(fd);
+        }
+    }
+
+    fn received(
+        &mut self,
+        table: &mut Table,
+        key: SocketKey,
+        outcome: Result<usize, i32>,
+        flags: u32,
+        more: bool,
+    ) {
+        // A completion carries its buffer's group only by its socket, and a stale one has no socket:
+        // the buffer id says it, as the groups' ids do not overlap.
+        let buffer = cqueue::buffer_select(flags).map(|id| Published::split_id(id, &self.groups));
+        let buffer = buffer.map(|(side, id)| {
+            self.published[side].with_kernel -= 1;
+            (side, id)
+        });
+        let what = match (outcome, buffer) {
+            (Ok(len @ 1..), Some((side, id))) => {
+                Received::Data(self.groups[side].fill(id, len))
+            }
+            (outcome, buffer) => {
+                if let Some((side, id)) = buffer {
+                    self.groups[side].put_back(id);
+                }
+                match outcome {
+                    Ok(_) => Received::Eof,
+                    Err(libc::ENOBUFS) => Received::NoBuffer,
+                    Err(libc::ECANCELED) => Received::Nothing,
+                    Err(errno) => Received::Failed(errno),
+                }
+            }
+        };
+        if let Received::NoBuffer = what
+            && let Some(socket) = table.sockets.get(key)
+        {
+            self.stats.starved += 1;
+            let published = &mut self.published[socket.side as usize];
+            published.starved.push_back(key);
+            published.target = published.entries;
+        }
+        table.sockets.received(key, what, more);
+    }
+
+    /// Gives free buffers to the kernel, up to what each group publishes.
+    fn publish(&mut self) {
+        for (published, group) in self.published.iter_mut().zip(&self.groups) {
+            published.top_up(group);
+        }
+    }
+
+    /// Arms again, in the order in which they starved, as many sockets as there are buffers.
+    fn rearm_starved(&mut self, table: &mut Table) {
+        for side in 0..self.published.len() {
+            let mut buffers = usize::from(self.published[side].with_kernel);
+            while buffers > 0 {
+                let Some(key) = self.published[side].starved.pop_front() else { break };
+                let Some(socket) = table.sockets.get(key) else { continue };
+                socket.recv.starved = false;
+                if socket.wants_recv() {
+                    self.recv(table, key);
+                    buffers -= 1;
+                }
+            }
+        }
+    }
+
+    /// Tries on a socket pair what the driver needs; learns whether receives can be capped.
+    fn self_test(&mut self) -> io::Result<()> {
+        use std::io::Write;
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        let mut table = Table::default();
+        let fd = std::os::fd::IntoRawFd::into_raw_fd(theirs);
+        self.features.capped_recv = true;
+        let key = table.sockets.insert(fd, Side::Downstream, 8);
+        ours.write_all(b"0123456789")?;
+        self.publish();
+        self.recv(&mut table, key);
+        let mut got = Vec::new();
+        for _ in 0..100 {
+            self.enter(Duration::from_millis(10));
+            self.reap(&mut table);
+            let socket = table.sockets.get(key).expect("not removed");
+            while let Some(buf) = socket.take_arrived() {
+                got.extend_from_slice(&buf);
+            }
+            if !socket.recv.armed {
+                break;
+            }
+        }
+        let socket = table.sockets.get(key).expect("not removed");
+        let refused = matches!(socket.recv_end(), Some(Err(_)));
+        socket.closing = true;
+        let finished = !socket.recv.armed;
+        self.abandon(&mut table, key);
+        for _ in 0..100 {
+            if let Some(fd) = table.sockets.reap(key) {
+                sys::close(fd);
+                break;
+            }
+            self.enter(Duration::from_millis(10));
+            self.reap(&mut table);
+            if table.sockets.get(key).is_none() {
+                break;
+            }
+        }
+        self.features.capped_recv = finished && got == b"01234567";
+        self.stats = DriverStats::default();
+        let understood = refused || got.starts_with(b"01234567");
+        if understood { Ok(()) } else { Err(io::Error::other("the self-test received nothing")) }
+    }
+}
+
+/// The socket whose slot a completion may free: none for those that are not of a socket.
+fn socket_of(op: Op, key: SocketKey) -> SocketKey {
+    match op {
+        Op::Recv | Op::Send | Op::Connect | Op::PollRead | Op::PollWrite => key,
+        Op::Accept | Op::Event | Op::Cancel => SocketKey::null(),
+    }
+}
+
+fn with_ioprio(entry: squeue::Entry, bits: u16) -> squeue::Entry {
+    patch(entry, |bytes| {
+        let at = SQE_IOPRIO_AT;
+        let old = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        bytes[at..at + 2].copy_from_slice(&(old | bits).to_ne_bytes());
+    })
+}
+
+fn with_optlen(entry: squeue::Entry, cap: u32) -> squeue::Entry {
+    patch(entry, |bytes| {
+        bytes[SQE_OPTLEN_AT..SQE_OPTLEN_AT + 4].copy_from_slice(&cap.to_ne_bytes());
+    })
+}
+
+fn patch(mut entry: squeue::Entry, change: impl FnOnce(&mut [u8; 64])) -> squeue::Entry {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: an entry is the kernel's 64-byte `io_uring_sqe`, plain data of which any bytes are
+    // valid; the borrow ends before the entry is used.
+    change(unsafe { &mut *(&raw mut entry).cast::<[u8; 64]>() });
+    entry
+}
+
+/// The buffers of one group that the kernel has.
+struct Published {
+    ring: Region,
+    entries: u16,
+    tail: u16,
+    with_kernel: u16,
+    /// How many the kernel is to have; grows when it ran out.
+    target: u16,
+    /// Buffer ids of this group begin here.
+    first_id: u16,
+    /// Sockets that found no buffer, in order.
+    starved: VecDeque<SocketKey>,
+}
+
+impl Published {
+    fn register(ring: &IoUring, side: Side, group: &Rc<Group>) -> io::Result<Published> {
+        let entries = group.count() as u16;
+        assert!(entries.is_power_of_two() && entries <= 1 << 15);
+        let memory = Region::new(usize::from(entries) * size_of::<BufRingEntry>())?;
+        // SAFETY: the region is page-aligned, large enough, and is unmapped after the ring is
+        // closed (field order of `Uring`).
+        unsafe {
+            let address = memory.at(0).as_ptr() as u64;
+            ring.submitter().register_buf_ring_with_flags(address, entries, side as u16, 0)?;
+        }
+        Ok(Published {
+            ring: memory,
+            entries,
+            tail: 0,
+            with_kernel: 0,
+            target: (entries / 4).max(1),
+            first_id: side as u16 * entries,
+            starved: VecDeque::new(),
+        })
+    }
+
+    /// Which group, and which of its buffers, a completion's buffer id names.
+    fn split_id(id: u16, groups: &Groups) -> (usize, u16) {
+        let entries = groups[0].count() as u16;
+        (usize::from(id / entries), id % entries)
+    }
+
+    fn top_up(&mut self, group: &Rc<Group>) {
+        let before = self.tail;
+        while self.with_kernel < self.target {
+            let Some(id) = group.take() else { break };
+            self.write(self.tail, group.address(id), group.buffer_size(), self.first_id + id);
+            self.tail = self.tail.wrapping_add(1);
+            self.with_kernel += 1;
+        }
+        if self.tail != before {
+            self.commit();
+        }
+    }
+
+    fn write(&mut self, tail: u16, address: NonNull<u8>, len: usize, id: u16) {
+        let index = usize::from(tail & (self.entries - 1));
+        let entry = self.ring.at(index * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
+        // SAFETY: an entry within the ring that the kernel does not read before the tail passes it.
+        // The setters leave the last two bytes alone, which in entry 0 are the tail.
+        let entry = unsafe { &mut *entry.as_ptr() };
+        entry.set_addr(address.as_ptr() as u64);
+        entry.set_len(len as u32);
+        entry.set_bid(id);
+    }
+
+    fn commit(&self) {
+        let base = self.ring.at(0).cast::<BufRingEntry>();
+        // SAFETY: the tail is a u16 inside entry 0, shared with the kernel, written only here.
+        let tail = unsafe { &*BufRingEntry::tail(base.as_ptr()).cast::<AtomicU16>() };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Uring {
+    /// Ends everything that is still with the kernel, so that no memory is written after it is
+    /// freed.
+    pub(crate) fn quiesce(&mut self, table: &mut Table) {
+        let any = CancelBuilder::any();
+        let _ = self.ring.submitter().register_sync_cancel(None, any);
+        for key in table.sockets.keys() {
+            if let Some(socket) = table.sockets.get(key) {
+                socket.begin_close();
+            }
+        }
+        for _ in 0..100 {
+            for key in table.sockets.keys() {
+                if let Some(fd) = table.sockets.reap(key) {
+                    sys::close(fd);
+                }
+            }
+            if table.sockets.len() == 0 {
+                return;
+            }
+            self.enter(Duration::from_millis(10));
+            self.reap(table);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Listening sockets, shared by the workers, and each worker's acceptance from them.
+//!
+//! One listening socket per listener: with `SO_REUSEPORT` the connections queued on a socket are
+//! reset when it closes, and its skew is ours to fix anyway. Every worker may accept from it; who
+//! serves the connection is decided above, by handing the [`Accepted`] on.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use slotmap::{SlotMap, new_key_type};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::address::Address;
+use crate::runtime::Reactor;
+use crate::socket::store;
+use crate::sys;
+
+new_key_type! {
+    pub(crate) struct ListenerKey;
+}
+
+/// How long `bind` waits for a port that a killed predecessor still holds.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const BACKLOG: i32 = 4096;
+
+/// A bound, listening socket. Clones share it, and may go to other workers.
+#[derive(Clone)]
+pub struct ListenSocket {
+    descriptor: Arc<Listening>,
+    address: Address,
+}
+
+enum Listening {
+    Os(OwnedFd),
+}
+
+impl ListenSocket {
+    /// Binds and listens. Blocks for up to two seconds while the address is in use, so it is for
+    /// start-up and the control thread, not for a worker.
+    pub fn bind(address: &Address) -> io::Result<ListenSocket> {
+        let give_up = std::time::Instant::now() + BIND_PATIENCE;
+        loop {
+            match bind_once(address) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && std::time::Instant::now() < give_up =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The address, with the real port where 0 was asked for.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        match &*self.descriptor {
+            Listening::Os(fd) => fd.as_raw_fd(),
+        }
+    }
+}
+
+fn bind_once(address: &Address) -> io::Result<ListenSocket> {
+    let target = address.to_sockaddr()?;
+    let socket = Socket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
+    if target.domain() != Domain::UNIX {
+        socket.set_reuse_address(true)?;
+    }
+    if let Address::Unix(path) = address {
+        remove_stale(path, &target);
+    }
+    socket.bind(&target)?;
+    socket.listen(BACKLOG)?;
+    let address = match address {
+        Address::Ip(_) => Address::from_sockaddr(&socket.local_addr()?),
+        other => other.clone(),
+    };
+    Ok(ListenSocket { descriptor: Arc::new(Listening::Os(socket.into())), address })
+}
+
+/// Removes a socket file that nobody listens on any more: its owner was killed.
+fn remove_stale(path: &std::path::Path, target: &SockAddr) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = |socket: Socket| {
+        matches!(socket.connect(target), Err(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if is_socket && Socket::new(Domain::UNIX, Type::STREAM, None).is_ok_and(refused) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A connection that was accepted and is not yet served; may go to another worker. Dropping it
+/// closes it.
+#[derive(Debug)]
+pub struct Accepted(pub(crate) Descriptor);
+
+#[derive(Debug)]
+pub(crate) enum Descriptor {
+    Os(OwnedFd),
+}
+
+impl Accepted {
+    pub(crate) fn into_raw(self) -> RawFd {
+        match self.0 {
+            Descriptor::Os(fd) => fd.into_raw_fd(),
+        }
+    }
+}
+
+/// Why a listener paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptError {
+    /// The process or the system has no descriptor left. Nothing is lost: the connections wait in
+    /// the backlog.
+    OutOfDescriptors,
+    /// Another error of the kernel, by its number.
+    Other(i32),
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AcceptError::OutOfDescriptors => f.write_str("out of file descriptors"),
+            AcceptError::Other(errno) => io::Error::from_raw_os_error(*errno).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for AcceptError {}
+
+/// One worker's acceptance from a listening socket.
+pub(crate) struct Accepting {
+    pub(crate) fd: RawFd,
+    pub(crate) armed: bool,
+    pub(crate) stopped: bool,
+    arrived: VecDeque<Accepted>,
+    failed: Option<AcceptError>,
+    waker: Option<Waker>,
+}
+
+/// The listeners of a worker.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    slots: SlotMap<ListenerKey, Accepting>,
+}
+
+impl Listeners {
+    pub(crate) fn get(&mut self, key: ListenerKey) -> Option<&mut Accepting> {
+        self.slots.get_mut(key)
+    }
+
+    /// An accept brought a connection or an error number. `more`: it stays with the driver.
+    pub(crate) fn accepted(&mut self, key: ListenerKey, what: Result<Accepted, i32>, more: bool) {
+        let Some(accepting) = self.slots.get_mut(key) else { return };
+        if !more {
+            accepting.armed = false;
+        }
+        match what {
+            Ok(accepted) => accepting.arrived.push_back(accepted),
+            Err(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                accepting.failed = Some(AcceptError::OutOfDescriptors);
+            }
+            // The client was gone before we looked, or we cancelled: no news.
+            Err(libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+            Err(errno) => accepting.failed = Some(AcceptError::Other(errno)),
+        }
+        if let Some(waker) = accepting.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Accepts connections on one worker.
+pub struct Listener {
+    reactor: Reactor,
+    key: ListenerKey,
+    /// Keeps the descriptor open while an accept is with the kernel.
+    socket: ListenSocket,
+}
+
+impl Listener {
+    /// Begins to accept.
+    pub fn new(reactor: &Reactor, socket: ListenSocket) -> Listener {
+        let accepting = Accepting {
+            fd: socket.fd(),
+            armed: false,
+            stopped: false,
+            arrived: VecDeque::new(),
+            failed: None,
+            waker: None,
+        };
+        let key = reactor.core().table.listeners.slots.insert(accepting);
+        Listener { reactor: reactor.clone(), key, socket }
+    }
+
+    /// The next connection. `Ok(None)` after [`Listener::stop`], when what had been accepted is
+    /// handed out. After an error the next call tries again; the caller paces that.
+    pub async fn accept(&mut self) -> Result<Option<Accepted>, AcceptError> {
+        poll_fn(|cx| {
+            let mut core = self.reactor.core();
+            let core = &mut *core;
+            let accepting = core.table.listeners.get(self.key).expect("lives as long as self");
+            if let Some(accepted) = accepting.arrived.pop_front() {
+                return Poll::Ready(Ok(Some(accepted)));
+            }
+            if let Some(error) = accepting.failed.take() {
+                return Poll::Ready(Err(error));
+            }
+            if accepting.stopped && !accepting.armed {
+                return Poll::Ready(Ok(None));
+            }
+            store(&mut accepting.waker, cx.waker());
+            if !accepting.armed {
+                core.driver.accept(&mut core.table, self.key);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Stops accepting. Connections that were accepted by then still come out of
+    /// [`Listener::accept`]; then it is at its end, and [`Listener::sweep`] finds the rest.
+    pub fn stop(&mut self) {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        let accepting = core.table.listeners.get(self.key).expect("lives as long as self");
+        accepting.stopped = true;
+        if accepting.armed {
+            core.driver.cancel_accept(&mut core.table, self.key);
+        }
+        let accepting = core.table.listeners.get(self.key).expect("lives as long as self");
+        if let Some(waker) = accepting.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes a connection that waits in the backlog, without waiting: a client that has connected
+    /// is served even when we are leaving.
+    pub fn sweep(&mut self) -> Option<Accepted> {
+        match &*self.socket.descriptor {
+            Listening::Os(fd) => {
+                sys::accept(fd.as_raw_fd()).ok().map(|fd| Accepted(Descriptor::Os(fd)))
+            }
+        }
+    }
+
+    /// The address, with the real port.
+    pub fn address(&self) -> &Address {
+        self.socket.address()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        let listeners = &mut core.table.listeners;
+        let Some(accepting) = listeners.get(self.key) else { return };
+        if accepting.armed {
+            accepting.stopped = true;
+            core.driver.cancel_accept(&mut core.table, self.key);
+        }
+        // A late completion finds no slot; its descriptor closes with the `Accepted` it is in.
+        core.table.listeners.slots.remove(self.key);
+    }
+}

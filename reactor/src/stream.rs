@@ -1,0 +1,454 @@
+//! Connected byte streams: receive, send, relay, close.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::task::{Context, Poll};
+
+use socket2::{Domain, SockRef, Socket as OsSocket, Type};
+
+use crate::address::Address;
+use crate::buffer::Buf;
+use crate::listener::Accepted;
+use crate::pipe::Pipe;
+use crate::runtime::{Core, Reactor};
+use crate::socket::{
+    Connecting, Interest, Piece, RecvError, SendError, Side, Socket, SocketKey, store,
+};
+use crate::sys;
+
+/// What may have arrived and not been taken before a stream stops receiving, in bytes. Small for
+/// upstreams: of a large response the most part is then still in the kernel when its head is read,
+/// and can be spliced.
+const HIGH_WATER: [(Side, u32); 2] = [(Side::Downstream, 64 * 1024), (Side::Upstream, 16 * 1024)];
+
+fn high_water(side: Side) -> u32 {
+    HIGH_WATER[side as usize].1
+}
+
+/// A connected TCP or Unix stream. Dropping it closes it at once: what was not sent is lost, so wait
+/// for [`Stream::sent`] first.
+///
+/// The methods take `&self`: one task may wait in both directions.
+pub struct Stream {
+    reactor: Reactor,
+    key: SocketKey,
+}
+
+/// How a [`Stream::relay`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayEnd {
+    /// As many bytes as were asked for have gone over.
+    Complete,
+    /// The source ended first.
+    Eof,
+    /// The source failed.
+    Source(RecvError),
+    /// The sink failed.
+    Sink(RecvError),
+}
+
+impl Reactor {
+    /// Serves a connection that some worker accepted.
+    pub fn adopt(&self, accepted: Accepted) -> Stream {
+        let fd = accepted.into_raw();
+        // SAFETY: the descriptor is ours and open.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        // Fails for Unix sockets, which have no such option.
+        let _ = SockRef::from(&borrowed).set_tcp_nodelay(true);
+        let stream = self.register(fd, Side::Downstream);
+        let mut core = self.core();
+        let core = &mut *core;
+        core.driver.adopt(&mut core.table, stream.key);
+        stream
+    }
+
+    /// Connects. The future may be dropped at any time; there is no time limit of its own.
+    pub async fn connect(&self, address: &Address) -> io::Result<Stream> {
+        let target = address.to_sockaddr()?;
+        let socket = OsSocket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
+        if target.domain() != Domain::UNIX {
+            socket.set_tcp_nodelay(true)?;
+        }
+        let stream = self.register(socket.into_raw_fd(), Side::Upstream);
+        stream.start_connect(target);
+        stream.connected().await?;
+        Ok(stream)
+    }
+
+    fn register(&self, fd: i32, side: Side) -> Stream {
+        let key = self.core().table.sockets.insert(fd, side, high_water(side));
+        Stream { reactor: self.clone(), key }
+    }
+}
+
+impl Stream {
+    fn start_connect(&self, target: socket2::SockAddr) {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        self.socket(core).connect = Some(Box::new(Connecting {
+            address: Box::new(target),
+            armed: false,
+            outcome: None,
+            waker: None,
+        }));
+        core.driver.connect(&mut core.table, self.key);
+    }
+
+    async fn connected(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut core = self.reactor.core();
+            let socket = self.socket(&mut core);
+            let connect = socket.connect.as_mut().expect("started above");
+            let Some(outcome) = connect.outcome else {
+                store(&mut connect.waker, cx.waker());
+                return Poll::Pending;
+            };
+            socket.connect = None;
+            Poll::Ready(outcome.map_err(io::Error::from_raw_os_error))
+        })
+        .await
+    }
+
+    fn socket<'a>(&self, core: &'a mut Core) -> &'a mut Socket {
+        core.table.sockets.get(self.key).expect("a socket lives as long as its stream")
+    }
+
+    /// The next bytes that arrive; `None` at the end of the stream. Data arrives whether or not
+    /// somebody waits, up to a bound; dropping the future loses nothing.
+    pub async fn recv(&self) -> Result<Option<Buf>, RecvError> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// See [`Stream::recv`].
+    pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, RecvError>> {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        let socket = self.socket(core);
+        if let Some(first) = socket.first_arrived() {
+            if !self.reactor.spend(first) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let buf = socket.take_arrived();
+            if socket.wants_recv() {
+                core.driver.recv(&mut core.table, self.key);
+            }
+            return Poll::Ready(Ok(buf));
+        }
+        if let Some(end) = socket.recv_end() {
+            return Poll::Ready(end);
+        }
+        socket.wait_recv(cx.waker());
+        if socket.wants_recv() {
+            core.driver.recv(&mut core.table, self.key);
+        }
+        Poll::Pending
+    }
+
+    /// Ends when something has arrived or the stream has ended; takes nothing.
+    pub async fn readable(&self) {
+        poll_fn(|cx| {
+            let mut core = self.reactor.core();
+            let core = &mut *core;
+            let socket = self.socket(core);
+            if !socket.is_quiet() {
+                return Poll::Ready(());
+            }
+            socket.wait_recv(cx.waker());
+            if socket.wants_recv() {
+                core.driver.recv(&mut core.table, self.key);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Gives bytes back that were received and not used; the next [`Stream::recv`] has them first.
+    pub fn unrecv(&self, buf: Buf) {
+        self.socket(&mut self.reactor.core()).untake(buf);
+    }
+
+    /// Begins to receive without waiting, so that an end of the stream is noticed.
+    pub fn arm(&self) {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        if self.socket(core).wants_recv() {
+            core.driver.recv(&mut core.table, self.key);
+        }
+    }
+
+    /// Whether nothing arrived and nothing ended, as far as this loop has been told.
+    pub fn is_quiet(&self) -> bool {
+        self.socket(&mut self.reactor.core()).is_quiet()
+    }
+
+    /// Whether nothing arrived and nothing ended, asking the kernel too: one system call, for what
+    /// must not go out on a connection that is closed already.
+    pub fn is_quiet_now(&self) -> bool {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        let socket = self.socket(core);
+        let (quiet, fd) = (socket.is_quiet(), socket.fd);
+        quiet && core.driver.is_quiet(fd)
+    }
+
+    /// How much may arrive before it is taken.
+    pub fn set_high_water(&self, bytes: u32) {
+        self.socket(&mut self.reactor.core()).recv.high_water = bytes;
+    }
+
+    /// Begins to send. The memory is the reactor's until the last completion, whatever becomes of
+    /// this stream's futures.
+    ///
+    /// # Panics
+    /// If a send is in flight: wait for [`Stream::sent`].
+    pub fn start_send(&self, pieces: impl IntoIterator<Item = Piece>) {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        if core.table.sockets.begin_send(self.key, pieces) {
+            core.driver.send(&mut core.table, self.key);
+        }
+    }
+
+    /// The outcome of the send that was started last: the number of bytes, all of them; or the
+    /// error, with the number that the kernel had taken. Reported once.
+    pub async fn sent(&self) -> Result<usize, SendError> {
+        poll_fn(|cx| self.poll_sent(cx)).await
+    }
+
+    /// See [`Stream::sent`].
+    pub fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<Result<usize, SendError>> {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        if let Some(outcome) = socket.take_sent() {
+            return Poll::Ready(outcome);
+        }
+        if socket.send.op.is_none() {
+            return Poll::Ready(Ok(0));
+        }
+        socket.wait_sent(cx.waker());
+        Poll::Pending
+    }
+
+    /// Whether a send is on its way.
+    pub fn is_sending(&self) -> bool {
+        self.socket(&mut self.reactor.core()).send.op.is_some()
+    }
+
+    /// Sends, and waits until the kernel has taken all of it.
+    pub async fn send(&self, pieces: impl IntoIterator<Item = Piece>) -> Result<usize, SendError> {
+        self.start_send(pieces);
+        self.sent().await
+    }
+
+    /// Tells the peer that nothing more comes. Receiving goes on.
+    pub fn shutdown_write(&self) {
+        self.shutdown(false);
+    }
+
+    /// Ends both directions; what waits on this stream is told so.
+    pub fn shutdown_both(&self) {
+        self.shutdown(true);
+    }
+
+    fn shutdown(&self, both: bool) {
+        let mut core = self.reactor.core();
+        let fd = self.socket(&mut core).fd;
+        core.driver.shutdown(fd, both);
+    }
+
+    /// Closes with a reset: the peer must not take what it has got so far for all there was.
+    pub fn abort(self) {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        socket.aborted = true;
+        let fd = socket.fd;
+        core.driver.reset_on_close(fd);
+    }
+
+    /// The peer's address.
+    pub fn peer_address(&self) -> io::Result<Address> {
+        let mut core = self.reactor.core();
+        let fd = self.socket(&mut core).fd;
+        core.driver.peer_address(fd)
+    }
+
+    /// Moves up to `limit` bytes from here to `sink` without a copy in user space: the bytes that
+    /// were received already first, then by `splice(2)` through a pipe that comes back empty. Adds
+    /// what went over to `moved` as it goes, so that an observer sees progress.
+    ///
+    /// No send may be in flight on `sink`.
+    pub async fn relay(&self, sink: &Stream, limit: u64, moved: &std::cell::Cell<u64>) -> RelayEnd {
+        let mut left = limit;
+        self.stop_receiving().await;
+        while left > 0 {
+            let Some(mut buf) = self.take_arrived() else { break };
+            if buf.len() as u64 > left {
+                let rest = { buf.split_to(left as usize) };
+                self.unrecv(std::mem::replace(&mut buf, rest));
+            }
+            let len = buf.len() as u64;
+            match sink.send([Piece::Buf(buf)]).await {
+                Ok(_) => moved.set(moved.get() + len),
+                Err(error) => return RelayEnd::Sink(error.why),
+            }
+            left -= len;
+        }
+        if left == 0 {
+            return RelayEnd::Complete;
+        }
+        if let Some(end) = self.socket(&mut self.reactor.core()).recv_end() {
+            return match end {
+                Err(error) => RelayEnd::Source(error),
+                Ok(_) => RelayEnd::Eof,
+            };
+        }
+        let pipe = self.reactor.core().pipes.take();
+        let Ok(mut pipe) = pipe else { return self.relay_copying(sink, left, moved).await };
+        let end = self.splice_through(&mut pipe, sink, left, moved).await;
+        self.reactor.core().pipes.keep(pipe);
+        end
+    }
+
+    /// Out of pipes: the same, by way of receive buffers.
+    async fn relay_copying(
+        &self,
+        sink: &Stream,
+        mut left: u64,
+        moved: &std::cell::Cell<u64>,
+    ) -> RelayEnd {
+        while left > 0 {
+            let mut buf = match self.recv().await {
+                Ok(Some(buf)) => buf,
+                Ok(None) => return RelayEnd::Eof,
+                Err(error) => return RelayEnd::Source(error),
+            };
+            if buf.len() as u64 > left {
+                let now = buf.split_to(left as usize);
+                self.unrecv(std::mem::replace(&mut buf, now));
+            }
+            let len = buf.len() as u64;
+            if let Err(error) = sink.send([Piece::Buf(buf)]).await {
+                return RelayEnd::Sink(error.why);
+            }
+            moved.set(moved.get() + len);
+            left -= len;
+        }
+        RelayEnd::Complete
+    }
+
+    async fn splice_through(
+        &self,
+        pipe: &mut Pipe,
+        sink: &Stream,
+        limit: u64,
+        moved: &std::cell::Cell<u64>,
+    ) -> RelayEnd {
+        let (source_fd, sink_fd) = (self.fd(), sink.fd());
+        let (mut left, mut ended) = (limit, None);
+        loop {
+            // As much in as fits; then all of it out.
+            let room = pipe.capacity.saturating_sub(pipe.filled) as u64;
+            if left > 0 && ended.is_none() && room > 0 {
+                match sys::splice(source_fd, pipe.input(), room.min(left) as usize, false) {
+                    Ok(0) => ended = Some(RelayEnd::Eof),
+                    Ok(len) => {
+                        pipe.filled += len;
+                        left -= len as u64;
+                    }
+                    Err(error) if would_block(&error) => {
+                        if pipe.filled == 0 {
+                            self.until_ready(Interest::Read).await;
+                            continue;
+                        }
+                    }
+                    Err(error) => ended = Some(RelayEnd::Source(recv_error(&error))),
+                }
+            }
+            if pipe.filled == 0 {
+                if let Some(ended) = ended {
+                    return ended;
+                }
+                if left == 0 {
+                    return RelayEnd::Complete;
+                }
+                continue;
+            }
+            match sys::splice(pipe.output(), sink_fd, pipe.filled, left > 0 && ended.is_none()) {
+                Ok(len) => {
+                    pipe.filled -= len;
+                    moved.set(moved.get() + len as u64);
+                    if !self.reactor.spend(len) {
+                        self.reactor.yield_now().await;
+                    }
+                }
+                Err(error) if would_block(&error) => sink.until_ready(Interest::Write).await,
+                Err(error) => return RelayEnd::Sink(recv_error(&error)),
+            }
+        }
+    }
+
+    fn fd(&self) -> i32 {
+        self.socket(&mut self.reactor.core()).fd
+    }
+
+    fn take_arrived(&self) -> Option<Buf> {
+        self.socket(&mut self.reactor.core()).take_arrived()
+    }
+
+    /// Ends the armed receive, so that what comes next stays in the kernel for `splice`.
+    async fn stop_receiving(&self) {
+        poll_fn(|cx| {
+            let mut core = self.reactor.core();
+            let core = &mut *core;
+            let socket = self.socket(core);
+            if !socket.recv.armed {
+                return Poll::Ready(());
+            }
+            socket.wait_recv(cx.waker());
+            core.driver.cancel_recv(&mut core.table, self.key);
+            // A driver without a kernel between may be done with it at once.
+            if self.socket(core).recv.armed { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    async fn until_ready(&self, interest: Interest) {
+        poll_fn(|cx| {
+            let mut core = self.reactor.core();
+            let core = &mut *core;
+            let poll = self.socket(core).poll_state(interest);
+            if std::mem::take(&mut poll.ready) {
+                return Poll::Ready(());
+            }
+            store(&mut poll.waker, cx.waker());
+            if !poll.armed {
+                core.driver.poll(&mut core.table, self.key, interest);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut core = self.reactor.core();
+        let core = &mut *core;
+        let socket = self.socket(core);
+        socket.begin_close();
+        core.driver.abandon(&mut core.table, self.key);
+        if let Some(fd) = core.table.sockets.reap(self.key) {
+            core.driver.close(fd);
+        }
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn recv_error(error: &io::Error) -> RecvError {
+    RecvError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
+}
