@@ -1,1 +1,71 @@
+//! Text → checked [`Config`].
+//!
+//! ringside's configs are written by people and pushed by programs, in YAML, TOML or JSON. This
+//! crate turns such a text into a [`Config`] in which nothing can be wrong any more, or into
+//! [`Diagnostics`] that name every mistake at once: where it stands, what is wrong, and what to
+//! write instead. It is the only crate that knows what a config looks like as text.
+//!
+//! The way of a text:
+//!
+//! ```text
+//! yaml | toml_text | json   text → tree: values that know where they stand
+//! join, environment         several files → one tree; ${NAME} put in
+//! names                     who is called what, so that references can point forward
+//! config → process, access_log, listener, service, route
+//!                           tree → types, key by key, by the tables of definition
+//! ```
+//!
+//! Each of the last ones holds, for one part of the config, the type that comes out, the table
+//! of keys that goes in, and the function between the two. The tables ([`definition`]) are the
+//! one place that knows which keys exist, which ones have to wait for their feature, and what a
+//! missing key means; [`reference()`] prints them.
+//!
+//! Promises:
+//! - A key that is accepted works. A key of the interface whose feature is not built, and a key
+//!   that is in no table, are errors; nothing is ignored but `x-…` at the top.
+//! - Any bytes end in a config or in diagnostics: no panic, and time and memory within a small
+//!   multiple of the text, which is at most 32 MiB.
+//! - No IO but reading the files in [`load`]; whether an address can be bound or a log be opened
+//!   is for those who do it to find out.
+
 #![forbid(unsafe_code)]
+
+mod access_log;
+mod address;
+mod config;
+mod definition;
+mod diagnostic;
+mod environment;
+mod fingerprint;
+mod join;
+mod json;
+mod listener;
+mod load;
+mod name;
+mod names;
+mod process;
+mod reader;
+mod reference;
+mod route;
+mod service;
+mod source;
+mod toml_text;
+mod tree;
+mod units;
+mod yaml;
+
+pub use access_log::{AccessLog, LogFormat, LogOutput};
+pub use address::{Address, Network};
+pub use config::Config;
+pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use listener::{
+    ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,
+    ListenerTimeouts, TcpListener,
+};
+pub use load::{Failure, Format, Loaded, load, parse};
+pub use name::Name;
+pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, Workers};
+pub use reference::reference;
+pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
+pub use service::{Balance, Endpoint, Pool, Service};
+pub use units::Ratio;

@@ -1,1 +1,29 @@
+//! ringside: the data plane of a service mesh.
+//!
+//! Read [`exchange`] first: it is the way of a request. Around it: [`worker`] (a core's thread and
+//! what it owns), [`downstream`] and [`upstream`] (connections), [`relay`] (bodies and tunnels),
+//! [`plan`] (the compiled config), [`run`] (the process). The rest is pure: it decides, and does
+//! nothing.
+
 #![forbid(unsafe_code)]
+
+pub mod check;
+pub mod cpus;
+pub mod demo;
+pub mod downstream;
+pub mod error;
+pub mod exchange;
+pub mod http;
+pub mod http1;
+pub mod plan;
+pub mod pool;
+pub mod record;
+pub mod relay;
+pub mod replay;
+pub mod request_id;
+pub mod route;
+pub mod run;
+pub mod spare;
+pub mod telemetry;
+pub mod upstream;
+pub mod worker;

@@ -1,1 +1,124 @@
-fn main() {}
+//! The `ringside` command.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ringside::check::{self, Output};
+use ringside::{demo, run};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The data plane of a service mesh: one io_uring event loop per core.
+#[derive(Parser)]
+#[command(name = "ringside", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy with a config.
+    Run {
+        #[command(flatten)]
+        files: Files,
+        /// Worker threads, instead of what the config says.
+        #[arg(long)]
+        workers: Option<NonZeroUsize>,
+        /// Which kernel interface to use, instead of what the config says.
+        #[arg(long)]
+        io: Option<IoArgument>,
+        /// Where to serve the admin API, instead of what the config says: unix:PATH or IP:PORT.
+        #[arg(long, value_parser = listen)]
+        admin: Option<control::Listen>,
+    },
+    /// Say whether a config is valid: 0 valid, 1 invalid, 2 could not be read.
+    Check {
+        #[command(flatten)]
+        files: Files,
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+        /// Warnings are errors.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Two small services, a sidecar beside each, and traffic between them; needs nothing.
+    Demo {
+        /// Stop after so many seconds; without it, on ctrl-C.
+        #[arg(long)]
+        seconds: Option<u64>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Files {
+    /// Config files (YAML, TOML or JSON).
+    #[arg(value_name = "FILE")]
+    positional: Vec<PathBuf>,
+    /// The same, as an option; may repeat.
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+}
+
+impl Files {
+    fn all(self) -> Result<Vec<PathBuf>, String> {
+        let files = [self.positional, self.config].concat();
+        match files.is_empty() {
+            true => Err("no config: name a file, as in `ringside run -c ringside.yaml`".to_owned()),
+            false => Ok(files),
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum IoArgument {
+    Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Epoll,
+}
+
+impl From<IoArgument> for config::Io {
+    fn from(argument: IoArgument) -> config::Io {
+        match argument {
+            IoArgument::Auto => config::Io::Auto,
+            IoArgument::IoUring => config::Io::IoUring,
+            IoArgument::Epoll => config::Io::Epoll,
+        }
+    }
+}
+
+fn listen(text: &str) -> Result<control::Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(control::Listen::Unix(path.into()));
+    }
+    let address = text.parse().map_err(|_| "write unix:PATH or IP:PORT".to_owned())?;
+    Ok(control::Listen::Tcp(address))
+}
+
+fn main() -> ExitCode {
+    match dispatch(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ringside: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Run { files, workers, io, admin } => {
+            let overrides = run::Overrides { workers, io: io.map(Into::into), admin };
+            run::run(&files.all()?, &overrides).map_err(|error| error.to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { files, output, strict } => {
+            check::check(&files.all()?, output, strict).map_err(|error| error.to_string())
+        }
+        Command::Demo { seconds } => demo::demo(seconds).map_err(|error| error.to_string()),
+    }
+}

@@ -119,14 +119,26 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Fills a buffer that was taken with `bytes`, as a driver without a kernel does.
+    pub(crate) fn fill_from(self: &Rc<Self>, id: u16, bytes: &[u8]) -> Buf {
+        assert!(bytes.len() <= self.buffer_size);
+        assert_eq!(self.chunks[usize::from(id)].views.get(), 0, "the driver has this buffer");
+        // SAFETY: the buffer has room, no view of it exists, and `bytes`, borrowed from elsewhere,
+        // cannot be part of it.
+        unsafe {
+            self.address(id).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        }
+        self.fill(id, bytes.len())
+    }
+}
+
 impl Buf {
     /// A view of owned memory.
     pub fn from_vec(bytes: Vec<u8>) -> Buf {
         let len = u32::try_from(bytes.len()).expect("a buffer is smaller than 4 GiB");
-        let chunk = Box::new(Chunk {
-            views: Cell::new(1),
-            home: Home::Owned(bytes.into_boxed_slice()),
-        });
+        let chunk =
+            Box::new(Chunk { views: Cell::new(1), home: Home::Owned(bytes.into_boxed_slice()) });
         let Home::Owned(bytes) = &chunk.home else { unreachable!("just made") };
         let data = NonNull::from(&bytes[..]).cast();
         Buf { data, len, chunk: NonNull::from(Box::leak(chunk)) }

@@ -1,27 +1,30 @@
-//! One interface, three drivers: [`uring`], [`epoll`] and `sim`.
+//! One interface, three drivers: [`uring`], [`epoll`] and [`sim`].
 //!
 //! A driver takes operations on sockets and reports each of them to the tables in
 //! [`crate::socket`] and [`crate::listener`]. The operations are completion-shaped; the epoll driver
 //! performs them when the descriptor is ready.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::rc::Rc;
 
-use socket2::SockRef;
+use socket2::{Domain, SockAddr, SockRef, Socket as OsSocket, Type};
 
 use crate::address::Address;
 use crate::buffer::Group;
 use crate::listener::{ListenerKey, Listeners};
+use crate::pipe::Pipe;
 use crate::remote::Remote;
 use crate::socket::{Interest, Side, SocketKey, Sockets};
 use crate::sys;
 use crate::time::Instant;
 
 pub(crate) mod epoll;
+pub(crate) mod sim;
 pub(crate) mod uring;
 
 use epoll::Epoll;
+use sim::Sim;
 use uring::Uring;
 
 /// What the drivers act on.
@@ -82,6 +85,7 @@ pub struct DriverStats {
 pub(crate) enum Driver {
     Uring(Box<Uring>),
     Epoll(Box<Epoll>),
+    Sim(Box<Sim>),
 }
 
 macro_rules! each {
@@ -89,16 +93,33 @@ macro_rules! each {
         match $self {
             Driver::Uring($driver) => $call,
             Driver::Epoll($driver) => $call,
+            Driver::Sim($driver) => $call,
         }
     };
 }
 
 impl Driver {
-    /// Takes up a socket that is connected already.
+    /// A new socket that is to connect to `target`.
+    pub(crate) fn open(&mut self, target: &SockAddr) -> io::Result<RawFd> {
+        if let Driver::Sim(sim) = self {
+            return Ok(sim.open(&Address::from_sockaddr(target)));
+        }
+        let socket = OsSocket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
+        if target.domain() != Domain::UNIX {
+            socket.set_tcp_nodelay(true)?;
+        }
+        Ok(socket.into_raw_fd())
+    }
+
+    /// Takes up an accepted socket.
     pub(crate) fn adopt(&mut self, table: &mut Table, key: SocketKey) {
         match self {
-            Driver::Uring(_) => {}
-            Driver::Epoll(epoll) => epoll.adopt(table, key),
+            Driver::Uring(_) => set_nodelay(table, key),
+            Driver::Epoll(epoll) => {
+                set_nodelay(table, key);
+                epoll.adopt(table, key);
+            }
+            Driver::Sim(sim) => sim.adopt(table, key),
         }
     }
 
@@ -154,25 +175,66 @@ impl Driver {
 
     /// Hands over what was asked for, waits, and reports what came.
     pub(crate) fn turn(&mut self, table: &mut Table, remote: &Remote, wait: Wait) {
-        each!(self, driver => driver.turn(table, remote, wait));
+        match self {
+            Driver::Uring(uring) => uring.turn(table, remote, wait),
+            Driver::Epoll(epoll) => epoll.turn(table, remote, wait),
+            // Who waits for what is the simulation's to know: nobody sleeps here.
+            Driver::Sim(sim) => sim.turn(table),
+        }
     }
 
     /// The clock, read now.
     pub(crate) fn now(&self) -> Instant {
         match self {
             Driver::Uring(_) | Driver::Epoll(_) => {
-                Instant::from_nanos(crate::sys::clock_nanos(libc::CLOCK_MONOTONIC))
+                Instant::from_nanos(sys::clock_nanos(libc::CLOCK_MONOTONIC))
             }
+            Driver::Sim(sim) => sim.now(),
         }
     }
 
-    /// Whether the kernel has neither data nor an end of the stream for this socket.
-    pub(crate) fn is_quiet(&self, fd: RawFd) -> bool {
-        sys::peek(fd) == sys::Peek::Empty
+    /// Looks whether the kernel has data or an end of the stream for this socket.
+    pub(crate) fn peek(&self, fd: RawFd) -> sys::Peek {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => sys::peek(fd),
+            Driver::Sim(sim) => sim.peek(fd),
+        }
+    }
+
+    /// A new pipe; an error where there is none to be had.
+    pub(crate) fn pipe(&self) -> io::Result<Pipe> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => Pipe::new(),
+            Driver::Sim(sim) => sim.pipe(),
+        }
+    }
+
+    /// Moves up to `max` received bytes into the pipe, now; 0 at the end of the stream.
+    pub(crate) fn splice_in(&self, fd: RawFd, pipe: &mut Pipe, max: usize) -> io::Result<usize> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => {
+                sys::splice(fd, pipe.descriptors().0, max, false)
+            }
+            Driver::Sim(sim) => sim.splice_in(fd, pipe, max),
+        }
+    }
+
+    /// Moves what the pipe holds into the socket, as far as that takes it now. `more`: there will be
+    /// a next one soon.
+    pub(crate) fn splice_out(&self, pipe: &mut Pipe, fd: RawFd, more: bool) -> io::Result<usize> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => {
+                sys::splice(pipe.descriptors().1, fd, pipe.filled, more)
+            }
+            Driver::Sim(sim) => sim.splice_out(pipe, fd),
+        }
     }
 
     /// Makes closing the descriptor send a reset.
     pub(crate) fn reset_on_close(&self, fd: RawFd) {
+        if let Driver::Sim(sim) = self {
+            return sim.reset_on_close(fd);
+        }
         // SAFETY: the descriptor is an open socket's.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         // Unix sockets have no resets; there the end is just an end.
@@ -180,6 +242,9 @@ impl Driver {
     }
 
     pub(crate) fn peer_address(&self, fd: RawFd) -> io::Result<Address> {
+        if let Driver::Sim(sim) = self {
+            return sim.peer_address(fd);
+        }
         // SAFETY: the descriptor is an open socket's.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         SockRef::from(&fd).peer_addr().map(|peer| Address::from_sockaddr(&peer))
@@ -200,4 +265,12 @@ impl Driver {
     pub(crate) fn stats(&self) -> DriverStats {
         each!(self, driver => driver.stats)
     }
+}
+
+fn set_nodelay(table: &mut Table, key: SocketKey) {
+    let Some(socket) = table.sockets.get(key) else { return };
+    // SAFETY: the descriptor is the socket's, open until it is reaped.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.fd) };
+    // Fails for Unix sockets, which have no such option.
+    let _ = SockRef::from(&fd).set_tcp_nodelay(true);
 }

@@ -27,8 +27,10 @@ mod executor;
 mod listener;
 mod mailbox;
 mod pipe;
+mod process;
 mod remote;
 mod runtime;
+pub mod sim;
 mod socket;
 mod stream;
 mod sys;
@@ -40,6 +42,7 @@ pub use buffer::Buf;
 pub use driver::{BufferOptions, DriverStats};
 pub use listener::{AcceptError, Accepted, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
+pub use process::{Signal, Signals, raise_descriptor_limit};
 pub use remote::{WORKERS_MAX, WorkerId};
 pub use runtime::{
     Backend, Census, Either, Options, Reactor, Sleep, both, probe_io_uring, race, run,

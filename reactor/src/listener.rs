@@ -18,6 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::Address;
 use crate::runtime::Reactor;
+use crate::sim::SimSocket;
 use crate::socket::store;
 use crate::sys;
 
@@ -38,6 +39,7 @@ pub struct ListenSocket {
 
 enum Listening {
     Os(OwnedFd),
+    Simulated(SimSocket),
 }
 
 impl ListenSocket {
@@ -66,7 +68,12 @@ impl ListenSocket {
     pub(crate) fn fd(&self) -> RawFd {
         match &*self.descriptor {
             Listening::Os(fd) => fd.as_raw_fd(),
+            Listening::Simulated(socket) => socket.fd(),
         }
+    }
+
+    pub(crate) fn simulated(socket: SimSocket, address: Address) -> ListenSocket {
+        ListenSocket { descriptor: Arc::new(Listening::Simulated(socket)), address }
     }
 }
 
@@ -92,9 +99,7 @@ fn bind_once(address: &Address) -> io::Result<ListenSocket> {
 fn remove_stale(path: &std::path::Path, target: &SockAddr) {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let refused = |socket: Socket| {
-        matches!(socket.connect(target), Err(e) if e.kind() == io::ErrorKind::ConnectionRefused)
-    };
+    let refused = |socket: Socket| matches!(socket.connect(target), Err(e) if e.kind() == io::ErrorKind::ConnectionRefused);
     if is_socket && Socket::new(Domain::UNIX, Type::STREAM, None).is_ok_and(refused) {
         let _ = std::fs::remove_file(path);
     }
@@ -108,12 +113,14 @@ pub struct Accepted(pub(crate) Descriptor);
 #[derive(Debug)]
 pub(crate) enum Descriptor {
     Os(OwnedFd),
+    Simulated(SimSocket),
 }
 
 impl Accepted {
     pub(crate) fn into_raw(self) -> RawFd {
         match self.0 {
             Descriptor::Os(fd) => fd.into_raw_fd(),
+            Descriptor::Simulated(socket) => socket.into_raw(),
         }
     }
 }
@@ -251,6 +258,9 @@ impl Listener {
         match &*self.socket.descriptor {
             Listening::Os(fd) => {
                 sys::accept(fd.as_raw_fd()).ok().map(|fd| Accepted(Descriptor::Os(fd)))
+            }
+            Listening::Simulated(socket) => {
+                socket.accept().map(|socket| Accepted(Descriptor::Simulated(socket)))
             }
         }
     }

@@ -241,6 +241,27 @@ impl Reactor {
         inner.executor.round(|| self.clock() >= end);
     }
 
+    /// One turn of a simulated worker: what happened, the time, and then the tasks.
+    pub(crate) fn step(&self) {
+        let _entered = self.0.executor.enter();
+        self.wait(Instant::FAR);
+        self.run_ready();
+    }
+
+    /// When a simulated worker has something to do: now, later, or not by itself.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let inner = &*self.0;
+        if inner.executor.is_runnable() || inner.remote.has_wakes() {
+            return Some(self.clock());
+        }
+        let timer = inner.timers.borrow().next_deadline();
+        let driver = match &self.core().driver {
+            Driver::Sim(sim) => sim.next_due(),
+            Driver::Uring(_) | Driver::Epoll(_) => None,
+        };
+        timer.into_iter().chain(driver).min()
+    }
+
     /// Goes to the kernel, and waits there unless tasks are ready, but not beyond `until`.
     pub(crate) fn wait(&self, until: Instant) {
         let inner = &*self.0;
@@ -258,7 +279,7 @@ impl Reactor {
     }
 
     /// Drops all tasks and waits until nothing of theirs is with the kernel.
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         let _entered = self.0.executor.enter();
         self.0.executor.clear();
         let mut core = self.core();

@@ -100,7 +100,13 @@ pub enum Piece {
     Static(&'static [u8]),
 }
 
+#[allow(clippy::len_without_is_empty)] // an empty piece is not sent, so nobody asks
 impl Piece {
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Piece::Buf(buf) => buf,
@@ -190,6 +196,25 @@ impl SendOp {
         Segments::Many(&self.message)
     }
 
+    /// How many bytes [`SendOp::rest`] has, were it not for the bound on segments.
+    pub(crate) fn unsent(&self) -> usize {
+        let pieces = &self.pieces[self.at..];
+        pieces.iter().map(|piece| piece.bytes().len()).sum::<usize>() - self.offset
+    }
+
+    /// A copy of up to `max` unsent bytes, from the one after the first `skip` on.
+    pub(crate) fn copy_rest(&self, skip: usize, max: usize) -> Vec<u8> {
+        let (mut skip, mut copy) = (self.offset + skip, Vec::new());
+        for piece in &self.pieces[self.at..] {
+            let bytes = piece.bytes();
+            let from = skip.min(bytes.len());
+            skip -= from;
+            let len = (bytes.len() - from).min(max - copy.len());
+            copy.extend_from_slice(&bytes[from..from + len]);
+        }
+        copy
+    }
+
     fn advance(&mut self, mut taken: usize) {
         self.sent += taken;
         while taken > 0 {
@@ -220,6 +245,9 @@ pub(crate) struct Receiving {
     /// The kernel has told of the end, or of an error, that follows what is still to be received
     /// (epoll: such an edge comes once).
     pub(crate) end_is_near: bool,
+    /// A reset was told elsewhere than in a receive, and what receiving tells next as an end of the
+    /// stream is that reset.
+    was_reset: bool,
     end: Option<End>,
     waker: Option<Waker>,
 }
@@ -313,6 +341,13 @@ impl Socket {
         self.recv.arrived.is_empty() && self.recv.end.is_none()
     }
 
+    /// An attempt other than a receive failed. The kernel tells of a reset once, to whatever asks
+    /// first; a receive after that finds an end like an orderly one, which it is not. (Where the
+    /// orderly end had come before the reset, the error is `EPIPE`, and an end is an end.)
+    pub(crate) fn failed(&mut self, errno: i32) {
+        self.recv.was_reset |= errno == 9999;
+    }
+
     /// The length of what is taken next.
     pub(crate) fn first_arrived(&self) -> Option<usize> {
         self.recv.arrived.first().map(|buf| buf.len())
@@ -386,6 +421,15 @@ pub(crate) enum Received {
     Nothing,
 }
 
+/// What the driver does after a receive's completion.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum AfterRecv {
+    /// It ended before its time: receive again, since nobody may be there to ask for it.
+    Rearm,
+    Done,
+}
+
 /// What the driver does after a send's completion.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AfterSend {
@@ -404,6 +448,7 @@ const SPARE_VEC_BYTES: usize = 16 * 1024;
 #[derive(Default)]
 pub(crate) struct Sockets {
     slots: SlotMap<SocketKey, Socket>,
+    #[expect(clippy::vec_box, reason = "a box goes on to the next send, and is not made anew")]
     spare_ops: Vec<Box<SendOp>>,
     spare_vecs: Vec<Vec<u8>>,
 }
@@ -467,9 +512,10 @@ impl Sockets {
     }
 
     /// A completion of the receive. `more`: the receive stays with the driver.
-    pub(crate) fn received(&mut self, key: SocketKey, what: Received, more: bool) {
-        let Some(socket) = self.slots.get_mut(key) else { return };
+    pub(crate) fn received(&mut self, key: SocketKey, what: Received, more: bool) -> AfterRecv {
+        let Some(socket) = self.slots.get_mut(key) else { return AfterRecv::Done };
         let recv = &mut socket.recv;
+        let cancelled = recv.cancelling;
         if !more {
             recv.armed = false;
             recv.cancelling = false;
@@ -480,6 +526,7 @@ impl Sockets {
                 recv.arrived.push(buf);
             }
             Received::Data(_) => {}
+            Received::Eof if recv.was_reset => recv.end = Some(End::Failed(RecvError::Reset)),
             Received::Eof => recv.end = Some(End::Eof),
             Received::Failed(errno) => recv.end = Some(End::Failed(RecvError::from_errno(errno))),
             Received::NoBuffer => recv.starved = true,
@@ -488,6 +535,7 @@ impl Sockets {
         if let Some(waker) = recv.waker.take() {
             waker.wake();
         }
+        if socket.wants_recv() && !cancelled { AfterRecv::Rearm } else { AfterRecv::Done }
     }
 
     /// A completion of the send: bytes taken, or an error number.
@@ -500,6 +548,10 @@ impl Sockets {
                 return AfterSend::Continue;
             }
         }
+        if let Err(errno) = result {
+            socket.failed(errno);
+        }
+        let socket = &mut self.slots[key];
         let op = socket.send.op.take().expect("looked at above");
         socket.send.outcome = Some(match result {
             Ok(_) => Ok(op.sent),

@@ -2,10 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::task::{Context, Poll};
-
-use socket2::{Domain, SockRef, Socket as OsSocket, Type};
 
 use crate::address::Address;
 use crate::buffer::Buf;
@@ -15,7 +12,7 @@ use crate::runtime::{Core, Reactor};
 use crate::socket::{
     Connecting, Interest, Piece, RecvError, SendError, Side, Socket, SocketKey, store,
 };
-use crate::sys;
+use crate::sys::Peek;
 
 /// What may have arrived and not been taken before a stream stops receiving, in bytes. Small for
 /// upstreams: of a large response the most part is then still in the kernel when its head is read,
@@ -51,12 +48,7 @@ pub enum RelayEnd {
 impl Reactor {
     /// Serves a connection that some worker accepted.
     pub fn adopt(&self, accepted: Accepted) -> Stream {
-        let fd = accepted.into_raw();
-        // SAFETY: the descriptor is ours and open.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        // Fails for Unix sockets, which have no such option.
-        let _ = SockRef::from(&borrowed).set_tcp_nodelay(true);
-        let stream = self.register(fd, Side::Downstream);
+        let stream = self.register(accepted.into_raw(), Side::Downstream);
         let mut core = self.core();
         let core = &mut *core;
         core.driver.adopt(&mut core.table, stream.key);
@@ -66,11 +58,8 @@ impl Reactor {
     /// Connects. The future may be dropped at any time; there is no time limit of its own.
     pub async fn connect(&self, address: &Address) -> io::Result<Stream> {
         let target = address.to_sockaddr()?;
-        let socket = OsSocket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
-        if target.domain() != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
-        }
-        let stream = self.register(socket.into_raw_fd(), Side::Upstream);
+        let fd = self.core().driver.open(&target)?;
+        let stream = self.register(fd, Side::Upstream);
         stream.start_connect(target);
         stream.connected().await?;
         Ok(stream)
@@ -178,6 +167,55 @@ impl Stream {
         }
     }
 
+    /// Ends when the stream has: `Ok` if the peer closed it, whether or not what arrived before is
+    /// taken.
+    pub async fn ended(&self) -> Result<(), RecvError> {
+        poll_fn(|cx| {
+            let mut core = self.reactor.core();
+            let core = &mut *core;
+            let socket = self.socket(core);
+            if let Some(end) = socket.recv_end() {
+                return Poll::Ready(end.map(drop));
+            }
+            socket.wait_recv(cx.waker());
+            if socket.wants_recv() {
+                core.driver.recv(&mut core.table, self.key);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// How many bytes of the send that was started last the kernel has taken; `None` while it is on
+    /// its way.
+    pub fn taken(&self) -> Option<usize> {
+        match self.socket(&mut self.reactor.core()).take_sent()? {
+            Ok(taken) => Some(taken),
+            Err(error) => Some(error.sent),
+        }
+    }
+
+    /// Whether the stream has ended, or failed, and all that arrived before is taken.
+    pub fn has_ended(&self) -> bool {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        socket.first_arrived().is_none() && socket.recv_end().is_some()
+    }
+
+    /// Whether as much has arrived as may: the peer sends faster than we take.
+    pub fn is_backlogged(&self) -> bool {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        socket.recv_allowance() <= socket.recv.high_water / 8
+    }
+
+    /// Whether a relay into this stream waits for it to take bytes.
+    pub fn waits_to_write(&self) -> bool {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        socket.send.op.is_some() || socket.poll.as_ref().is_some_and(|poll| poll[1].armed)
+    }
+
     /// Whether nothing arrived and nothing ended, as far as this loop has been told.
     pub fn is_quiet(&self) -> bool {
         self.socket(&mut self.reactor.core()).is_quiet()
@@ -189,8 +227,15 @@ impl Stream {
         let mut core = self.reactor.core();
         let core = &mut *core;
         let socket = self.socket(core);
-        let (quiet, fd) = (socket.is_quiet(), socket.fd);
-        quiet && core.driver.is_quiet(fd)
+        if !socket.is_quiet() {
+            return false;
+        }
+        let fd = socket.fd;
+        let seen = core.driver.peek(fd);
+        if let Peek::Failed(errno) = seen {
+            self.socket(core).failed(errno);
+        }
+        seen == Peek::Empty
     }
 
     /// How much may arrive before it is taken.
@@ -258,8 +303,9 @@ impl Stream {
         core.driver.shutdown(fd, both);
     }
 
-    /// Closes with a reset: the peer must not take what it has got so far for all there was.
-    pub fn abort(self) {
+    /// Makes dropping this stream a reset: the peer must not take what it has got so far for all there
+    /// was.
+    pub fn reset_on_close(&self) {
         let mut core = self.reactor.core();
         let socket = self.socket(&mut core);
         socket.aborted = true;
@@ -304,8 +350,7 @@ impl Stream {
                 Ok(_) => RelayEnd::Eof,
             };
         }
-        let pipe = self.reactor.core().pipes.take();
-        let Ok(mut pipe) = pipe else { return self.relay_copying(sink, left, moved).await };
+        let Ok(mut pipe) = self.pipe() else { return self.relay_copying(sink, left, moved).await };
         let end = self.splice_through(&mut pipe, sink, left, moved).await;
         self.reactor.core().pipes.keep(pipe);
         end
@@ -345,13 +390,12 @@ impl Stream {
         limit: u64,
         moved: &std::cell::Cell<u64>,
     ) -> RelayEnd {
-        let (source_fd, sink_fd) = (self.fd(), sink.fd());
         let (mut left, mut ended) = (limit, None);
         loop {
             // As much in as fits; then all of it out.
             let room = pipe.capacity.saturating_sub(pipe.filled) as u64;
             if left > 0 && ended.is_none() && room > 0 {
-                match sys::splice(source_fd, pipe.input(), room.min(left) as usize, false) {
+                match self.splice_in(pipe, room.min(left) as usize) {
                     Ok(0) => ended = Some(RelayEnd::Eof),
                     Ok(len) => {
                         pipe.filled += len;
@@ -375,7 +419,7 @@ impl Stream {
                 }
                 continue;
             }
-            match sys::splice(pipe.output(), sink_fd, pipe.filled, left > 0 && ended.is_none()) {
+            match sink.splice_out(pipe, left > 0 && ended.is_none()) {
                 Ok(len) => {
                     pipe.filled -= len;
                     moved.set(moved.get() + len as u64);
@@ -389,11 +433,35 @@ impl Stream {
         }
     }
 
-    fn fd(&self) -> i32 {
-        self.socket(&mut self.reactor.core()).fd
+    fn pipe(&self) -> io::Result<Pipe> {
+        let mut core = self.reactor.core();
+        core.pipes.take().map_or_else(|| core.driver.pipe(), Ok)
     }
 
-    fn take_arrived(&self) -> Option<Buf> {
+    fn splice_in(&self, pipe: &mut Pipe, max: usize) -> io::Result<usize> {
+        let mut core = self.reactor.core();
+        let fd = self.socket(&mut core).fd;
+        let result = core.driver.splice_in(fd, pipe, max);
+        self.note_failure(&mut core, &result);
+        result
+    }
+
+    fn splice_out(&self, pipe: &mut Pipe, more: bool) -> io::Result<usize> {
+        let mut core = self.reactor.core();
+        let fd = self.socket(&mut core).fd;
+        let result = core.driver.splice_out(pipe, fd, more);
+        self.note_failure(&mut core, &result);
+        result
+    }
+
+    fn note_failure(&self, core: &mut Core, result: &io::Result<usize>) {
+        if let Err(error) = result {
+            self.socket(core).failed(error.raw_os_error().unwrap_or(0));
+        }
+    }
+
+    /// What has arrived, without waiting.
+    pub fn take_arrived(&self) -> Option<Buf> {
         self.socket(&mut self.reactor.core()).take_arrived()
     }
 

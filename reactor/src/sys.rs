@@ -130,6 +130,8 @@ pub(crate) unsafe fn recv(fd: RawFd, into: NonNull<u8>, len: usize) -> io::Resul
 pub(crate) enum Peek {
     Empty,
     Something,
+    /// The error of a reset, which the kernel tells only once.
+    Failed(i32),
 }
 
 /// Looks for data, end of stream or an error that has not been received yet.
@@ -138,8 +140,13 @@ pub(crate) fn peek(fd: RawFd) -> Peek {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: reads at most one byte into `byte`.
     let got = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
-    let would_block = || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
-    if got < 0 && would_block() { Peek::Empty } else { Peek::Something }
+    if got >= 0 {
+        return Peek::Something;
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::EAGAIN) => Peek::Empty,
+        errno => Peek::Failed(errno.unwrap_or(libc::EIO)),
+    }
 }
 
 /// Sends what the socket takes at once.
@@ -168,8 +175,7 @@ pub(crate) fn epoll_create() -> io::Result<OwnedFd> {
 pub(crate) fn epoll_add(epoll: &OwnedFd, fd: RawFd, events: i32, data: u64) -> io::Result<()> {
     let mut event = libc::epoll_event { events: events as u32, u64: data };
     // SAFETY: reads the event.
-    let result =
-        unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
+    let result = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
     check(result).map(drop)
 }
 

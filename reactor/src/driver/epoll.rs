@@ -65,7 +65,7 @@ impl Epoll {
         if let Err(error) = sys::epoll_add(&self.epoll, socket.fd, events, key.data().as_ffi()) {
             // Out of memory or over the user's watch limit: the stream ends with that error.
             let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
-            table.sockets.received(key, Received::Failed(errno), false);
+            let _ = table.sockets.received(key, Received::Failed(errno), false);
         }
     }
 
@@ -253,14 +253,14 @@ impl Epoll {
             }
             let allowance = socket.recv_allowance() as usize;
             if allowance == 0 {
-                table.sockets.received(key, Received::Nothing, false);
+                let _ = table.sockets.received(key, Received::Nothing, false);
                 return;
             }
             let group = &self.groups[socket.side as usize];
             let Some(id) = group.take() else {
                 self.stats.starved += 1;
                 self.starved.push_back(key);
-                table.sockets.received(key, Received::NoBuffer, false);
+                let _ = table.sockets.received(key, Received::NoBuffer, false);
                 return;
             };
             let room = group.buffer_size().min(allowance);
@@ -269,7 +269,7 @@ impl Epoll {
             let received = unsafe { sys::recv(socket.fd, group.address(id), room) };
             if let Ok(len @ 1..) = received {
                 let buf = group.fill(id, len);
-                table.sockets.received(key, Received::Data(buf), true);
+                let _ = table.sockets.received(key, Received::Data(buf), true);
                 if len < room && !ends {
                     // The socket was emptied, and what comes next has an edge of its own.
                     return;
@@ -281,11 +281,10 @@ impl Epoll {
                 Ok(_) => (Received::Eof, false),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    (Received::Failed(error.raw_os_error().unwrap_or(libc::EIO)), false)
-                }
+                Err(error) => (Received::Failed(error.raw_os_error().unwrap_or(libc::EIO)), false),
             };
-            table.sockets.received(key, what, more);
+            // Only ends get here, so there is nothing to arm again.
+            let _ = table.sockets.received(key, what, more);
             return;
         }
     }

@@ -22,7 +22,7 @@ use crate::buffer::Group;
 use crate::driver::{BufferOptions, DriverStats, Groups, Table, Wait};
 use crate::listener::{Accepted, Descriptor, ListenerKey};
 use crate::remote::Remote;
-use crate::socket::{AfterSend, Interest, Received, Segments, Side, SocketKey};
+use crate::socket::{AfterRecv, AfterSend, Interest, Received, Segments, Side, SocketKey};
 use crate::sys::{self, Region};
 
 /// Small on purpose: rings count against the user's locked memory across all processes.
@@ -375,9 +375,7 @@ impl Uring {
             (side, id)
         });
         let what = match (outcome, buffer) {
-            (Ok(len @ 1..), Some((side, id))) => {
-                Received::Data(self.groups[side].fill(id, len))
-            }
+            (Ok(len @ 1..), Some((side, id))) => Received::Data(self.groups[side].fill(id, len)),
             (outcome, buffer) => {
                 if let Some((side, id)) = buffer {
                     self.groups[side].put_back(id);
@@ -398,7 +396,9 @@ impl Uring {
             published.starved.push_back(key);
             published.target = published.entries;
         }
-        table.sockets.received(key, what, more);
+        if table.sockets.received(key, what, more) == AfterRecv::Rearm {
+            self.recv(table, key);
+        }
     }
 
     /// Gives free buffers to the kernel, up to what each group publishes.

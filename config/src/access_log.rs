@@ -1,0 +1,75 @@
+//! What is written about each exchange, and where to.
+
+use std::path::PathBuf;
+
+use crate::definition::{Key, Kind, Object, Words};
+use crate::diagnostic::quoted;
+use crate::name::header_name;
+use crate::reader::{Complaint, Report, list, text, word};
+use crate::tree::Node;
+use crate::units::{Ratio, ratio};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    pub format: LogFormat,
+    pub output: LogOutput,
+    /// How many of the exchanges are written.
+    pub sample: Ratio,
+    /// Header names in lower case whose values are never written.
+    pub redact: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+const FORMAT: Words<LogFormat> = Words { accepted: &[("json", LogFormat::Json)], not_yet: &[] };
+
+pub(crate) const ACCESS_LOG: Object = Object {
+    name: "access_log",
+    about: "One line per exchange. `access_log: none` switches it off.",
+    one_of: &[],
+    keys: &[
+        Key::default("format", Kind::Word(&FORMAT), "json", "How a line is written."),
+        Key::default(
+            "output",
+            Kind::OrWords(&["stdout", "stderr"], &Kind::Path),
+            "stdout",
+            "A file is named with a `/` in it.",
+        ),
+        Key::default("sample", Kind::Ratio, "100%", "How many of the exchanges are written."),
+        Key::default(
+            "redact",
+            Kind::List(&Kind::HeaderName),
+            "[authorization, cookie]",
+            "Headers whose values are never written.",
+        ),
+    ],
+};
+
+pub(crate) fn access_log(node: &Node, report: &mut Report<'_>) -> Option<AccessLog> {
+    let mut fields = report.fields(node, &ACCESS_LOG)?;
+    let format = fields.get("format", |node, report| word(node, report, &FORMAT));
+    let output = fields.get("output", output);
+    let sample = fields.get("sample", ratio);
+    let redact = fields.get("redact", |node, report| list(node, report, header_name));
+    Some(AccessLog { format: format?, output: output?, sample: sample?, redact: redact? })
+}
+
+fn output(node: &Node, report: &mut Report<'_>) -> Option<LogOutput> {
+    text(node, report, "an output", |given| match given {
+        "stdout" => Ok(LogOutput::Stdout),
+        "stderr" => Ok(LogOutput::Stderr),
+        path if path.contains('/') && !path.contains('\0') => Ok(LogOutput::File(path.into())),
+        other => Err(Complaint::new(format!("{} is not stdout, stderr or a file", quoted(other)))
+            .hint("a file is named with a `/` in it: `/var/log/ringside.json`")),
+    })
+}

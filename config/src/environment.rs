@@ -1,0 +1,105 @@
+//! `${NAME}` and `${NAME:-default}` inside the strings of a file.
+//!
+//! Keys and comments are left alone, and what a variable holds is text that is never parsed as
+//! YAML: it cannot add keys.
+
+use crate::diagnostic::quoted;
+use crate::reader::{Complaint, Problem, Report};
+use crate::tree::{Node, Style, Value};
+
+/// What a variable holds; `None` where it is not set.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+pub(crate) fn substitute(node: &mut Node, lookup: Lookup<'_>, report: &mut Report<'_>) {
+    match &mut node.value {
+        Value::Null => {}
+        Value::List(items) => items.iter_mut().for_each(|item| substitute(item, lookup, report)),
+        Value::Map(entries) => {
+            entries.iter_mut().for_each(|entry| substitute(&mut entry.value, lookup, report));
+        }
+        Value::Scalar(scalar) => match expand(&scalar.text, lookup) {
+            Ok(None) => {}
+            Ok(Some(text)) => {
+                scalar.text = text;
+                scalar.style = Style::Substituted;
+            }
+            Err(complaint) => report.add(Problem::because(node.span, complaint)),
+        },
+    }
+}
+
+/// `None` where there was nothing to put in.
+fn expand(text: &str, lookup: Lookup<'_>) -> Result<Option<String>, Complaint> {
+    const EXPANDED_BYTES_MAX: usize = 64 << 10;
+    let mut rest = text;
+    let mut expanded = String::new();
+    while let Some((before, after)) = rest.split_once("${") {
+        let (inside, behind) = after.split_once('}').ok_or_else(|| {
+            Complaint::new("a `${` without its `}`").hint("write `${NAME}` or `${NAME:-default}`")
+        })?;
+        expanded.push_str(before);
+        expanded.push_str(&variable(inside, lookup)?);
+        if expanded.len() > EXPANDED_BYTES_MAX {
+            return Err(Complaint::new("with its variables put in, this text is too long"));
+        }
+        rest = behind;
+    }
+    if rest.len() == text.len() {
+        return Ok(None);
+    }
+    expanded.push_str(rest);
+    Ok(Some(expanded))
+}
+
+/// `NAME` or `NAME:-default`; the default also stands in for an empty variable, as in a shell.
+fn variable(inside: &str, lookup: Lookup<'_>) -> Result<String, Complaint> {
+    let (name, default) = match inside.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (inside, None),
+    };
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !is_name {
+        let message = format!("{} is not the name of a variable", quoted(name));
+        return Err(Complaint::new(message).hint("write `${NAME}` or `${NAME:-default}`"));
+    }
+    match (lookup(name), default) {
+        (Some(value), None) => Ok(value),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(value),
+        (_, Some(default)) => Ok(default.into()),
+        (None, None) => Err(Complaint::new(format!("the variable {} is not set", quoted(name)))
+            .hint(format!("set it, or give a default: `${{{name}:-…}}`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(text: &str) -> Result<Option<String>, String> {
+        let lookup = |name: &str| match name {
+            "A" => Some("a".to_string()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        expand(text, &lookup).map_err(|complaint| complaint.message)
+    }
+
+    #[test]
+    fn variables() {
+        for (text, expected) in [
+            ("${A}", "a"),
+            ("x${A}y${A}", "xaya"),
+            ("${B:-b}", "b"),
+            ("${A:-b}", "a"),
+            ("${EMPTY:-b}", "b"),
+            ("${B:-}", ""),
+        ] {
+            assert_eq!(expanded(text).unwrap().as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(expanded("$A {A}").unwrap(), None);
+        for text in ["${B}", "${", "${}", "${a b}", "${1}"] {
+            assert!(expanded(text).is_err(), "{text}");
+        }
+    }
+}

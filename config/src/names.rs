@@ -1,0 +1,107 @@
+//! Who is called what: names are indexed before anything is read, so that a route may name a
+//! service that stands below it, and a listener with a mistake in it is not reported as missing.
+
+use std::collections::HashMap;
+
+use crate::diagnostic::quoted;
+use crate::name::name;
+use crate::reader::{Problem, Report, closest};
+use crate::source::Span;
+use crate::tree::{Node, Value};
+
+pub(crate) struct Names {
+    listeners: Index,
+    services: Index,
+    /// Those listeners that speak HTTP, by index.
+    http_listeners: Vec<usize>,
+}
+
+/// The names of one list, and where each stands in it.
+#[derive(Default)]
+struct Index {
+    by_name: HashMap<String, Named>,
+}
+
+struct Named {
+    index: usize,
+    span: Span,
+}
+
+impl Names {
+    /// Reports every name that is there twice.
+    pub(crate) fn index(root: &Node, report: &mut Report<'_>) -> Names {
+        let listeners = Index::of(root, "listeners", "listener", report);
+        let services = Index::of(root, "services", "service", report);
+        Index::of(root, "routes", "route", report);
+        let http_listeners = items(root.get("listeners")).enumerate();
+        let http_listeners = http_listeners.filter(|(_, node)| node.get("http").is_some());
+        let http_listeners = http_listeners.map(|(index, _)| index).collect();
+        Names { listeners, services, http_listeners }
+    }
+
+    /// Index of the service that the text names.
+    pub(crate) fn service(&self, node: &Node, report: &mut Report<'_>) -> Option<usize> {
+        self.services.find(node, "service", report)
+    }
+
+    /// Index of the http listener that the text names.
+    pub(crate) fn http_listener(&self, node: &Node, report: &mut Report<'_>) -> Option<usize> {
+        let index = self.listeners.find(node, "listener", report)?;
+        if self.http_listeners.binary_search(&index).is_err() {
+            let message = "a route needs an http listener, and this is not one";
+            report.add(Problem::error(node.span, message));
+            return None;
+        }
+        Some(index)
+    }
+
+    pub(crate) fn http_listeners(&self) -> &[usize] {
+        &self.http_listeners
+    }
+}
+
+impl Index {
+    fn of(root: &Node, key: &str, what: &str, report: &mut Report<'_>) -> Index {
+        let mut index = Index::default();
+        for (position, item) in items(root.get(key)).enumerate() {
+            let Some(node) = item.get("name") else { continue };
+            let Some(scalar) = node.as_scalar() else { continue };
+            if let Some(first) = index.by_name.get(&scalar.text) {
+                let message =
+                    format!("there are two {what}s with the name {}", quoted(&scalar.text));
+                let problem =
+                    Problem::error(node.span, message).related(first.span, "the first one");
+                report.add(problem.path(format!("{key}[{position}].name")));
+                continue;
+            }
+            let named = Named { index: position, span: node.span };
+            index.by_name.insert(scalar.text.clone(), named);
+        }
+        index
+    }
+
+    fn find(&self, node: &Node, what: &str, report: &mut Report<'_>) -> Option<usize> {
+        let wanted = name(node, report)?;
+        if let Some(named) = self.by_name.get(wanted.as_str()) {
+            return Some(named.index);
+        }
+        let message = format!("there is no {what} with the name `{wanted}`");
+        let problem = Problem::error(node.span, message);
+        let near = match report.is_full() {
+            true => None,
+            false => closest(&wanted, self.by_name.keys().map(String::as_str)),
+        };
+        report.add(match near {
+            Some(near) => problem.hint(format!("did you mean {}?", quoted(near))),
+            None => problem,
+        });
+        None
+    }
+}
+
+fn items(list: Option<&Node>) -> std::slice::Iter<'_, Node> {
+    match list.map(|node| &node.value) {
+        Some(Value::List(items)) => items.iter(),
+        _ => [].iter(),
+    }
+}

@@ -1,0 +1,298 @@
+//! The boot keys: who this proxy is, what it may use, and how it ends. They come from the file
+//! only and take a restart to change.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::address::{Address, listen_address};
+use crate::definition::{Key, Kind, Object, Words};
+use crate::diagnostic::quoted;
+use crate::name::{Name, name};
+use crate::reader::{Complaint, Problem, Report, not_yet, or_none, text, word};
+use crate::tree::{Node as Tree, Value};
+use crate::units::{count, duration, size};
+
+/// Who this proxy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: Name,
+    /// The service that this proxy stands beside.
+    pub service: Option<Name>,
+    pub zone: Option<Name>,
+    pub labels: BTreeMap<Name, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Without authentication, so always [`Address::is_local`].
+    pub address: Address,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probes {
+    pub address: Address,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// As many as the CPU quota and the affinity mask give.
+    Auto,
+    Count(NonZeroUsize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+/// Limits of the whole process; sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// All buffers of all connections together.
+    pub memory: usize,
+    pub connections: NonZeroUsize,
+    /// A message head, all of it; `<= connection_buffer`.
+    pub header_size: usize,
+    pub header_count: NonZeroUsize,
+    pub target_size: usize,
+    pub body_size: Option<usize>,
+    /// What one connection may hold before its peer has to wait; `<= memory`.
+    pub connection_buffer: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Still accepting, not ready any more.
+    pub grace: Duration,
+    /// From the signal on; what is still open then is closed. `>= grace`
+    pub deadline: Duration,
+}
+
+const IO: Words<Io> = Words {
+    accepted: &[("auto", Io::Auto), ("io_uring", Io::IoUring), ("epoll", Io::Epoll)],
+    not_yet: &[],
+};
+
+const PIN: Words<Pin> = Words {
+    accepted: &[("auto", Pin::Auto), ("true", Pin::Always), ("false", Pin::Never)],
+    not_yet: &[],
+};
+
+pub(crate) const IO_KIND: Kind = Kind::Word(&IO);
+pub(crate) const WORKERS_KIND: Kind = Kind::OrWords(&["auto"], &Kind::Number);
+pub(crate) const PIN_KIND: Kind = Kind::Word(&PIN);
+
+pub(crate) const NODE: Object = Object {
+    name: "node",
+    about: "Who this proxy is.",
+    one_of: &[],
+    keys: &[
+        Key::default("id", Kind::Name, "ringside", "Told in causes, logs and `via`."),
+        Key::optional("service", Kind::Name, "The service that this proxy stands beside."),
+        Key::optional("zone", Kind::Name, "Where it runs."),
+        Key::optional("labels", Kind::Labels, "Anything else to know it by."),
+    ],
+};
+
+pub(crate) const ADMIN: Object = Object {
+    name: "admin",
+    about: "The REST interface for operators.",
+    one_of: &[],
+    keys: &[
+        Key::required("address", Kind::Address, "Loopback or a Unix socket."),
+        Key::optional("auth", Kind::Word(&AUTH), "Left out: `none` on a Unix socket."),
+        Key::not_yet("tokens"),
+        Key::not_yet("tls"),
+    ],
+};
+
+const AUTH: Words<()> = Words { accepted: &[("none", ())], not_yet: &["token"] };
+
+pub(crate) const PROBES: Object = Object {
+    name: "probes",
+    about: "`/livez`, `/readyz` and `/metrics`, for anybody.",
+    one_of: &[],
+    keys: &[Key::required("address", Kind::Address, "Where they are served.")],
+};
+
+pub(crate) const LIMITS: Object = Object {
+    name: "limits",
+    about: "Limits of the process, whatever the number of workers.",
+    one_of: &[],
+    keys: &[
+        Key::default("memory", Kind::Size, "256MiB", "All connection buffers together."),
+        Key::default("connections", Kind::Number, "50000", "Downstream connections at a time."),
+        Key::not_yet("connections_per_ip"),
+        Key::default("header_size", Kind::Size, "64KiB", "A request's or response's head."),
+        Key::default("header_count", Kind::Number, "100", "Header fields in one head."),
+        Key::default("target_size", Kind::Size, "16KiB", "A request's target."),
+        Key::default("body_size", Kind::OrNone(&Kind::Size), "none", "A request's body."),
+        Key::default(
+            "connection_buffer",
+            Kind::Size,
+            "256KiB",
+            "What one connection may hold before its peer has to wait.",
+        ),
+        Key::not_yet("http2_streams"),
+        Key::not_yet("handshakes_per_worker"),
+        Key::not_yet("rate_limit_keys"),
+    ],
+};
+
+pub(crate) const SHUTDOWN: Object = Object {
+    name: "shutdown",
+    about: "What happens on SIGTERM.",
+    one_of: &[],
+    keys: &[
+        Key::default("grace", Kind::Duration, "5s", "Still accepting, but not ready any more."),
+        Key::default(
+            "deadline",
+            Kind::Duration,
+            "30s",
+            "From the signal until everything is closed.",
+        ),
+    ],
+};
+
+pub(crate) fn node(tree: &Tree, report: &mut Report<'_>) -> Option<Node> {
+    let mut fields = report.fields(tree, &NODE)?;
+    let id = fields.get("id", name);
+    let service = fields.find("service", name);
+    let zone = fields.find("zone", name);
+    let labels = fields.find("labels", labels);
+    Some(Node { id: id?, service: service?, zone: zone?, labels: labels?.unwrap_or_default() })
+}
+
+fn labels(tree: &Tree, report: &mut Report<'_>) -> Option<BTreeMap<Name, String>> {
+    let entries = match &tree.value {
+        Value::Map(entries) => entries.as_slice(),
+        Value::Null => &[],
+        Value::Scalar(_) | Value::List(_) => {
+            let message = format!("labels are a map of texts, not {}", tree.describe());
+            report.add(Problem::error(tree.span, message));
+            return None;
+        }
+    };
+    let mut labels = Some(BTreeMap::new());
+    for entry in entries {
+        let key = name(
+            &Tree::scalar(entry.key_span, entry.key.as_str(), crate::tree::Style::Quoted),
+            report,
+        );
+        let value = text(&entry.value, report, "a label", label);
+        labels = labels.zip(key.zip(value)).map(|(mut labels, (key, value))| {
+            labels.insert(key, value);
+            labels
+        });
+    }
+    labels
+}
+
+fn label(given: &str) -> Result<String, Complaint> {
+    const LABEL_BYTES_MAX: usize = 256;
+    if given.len() > LABEL_BYTES_MAX || given.chars().any(char::is_control) {
+        let message = format!("{} is not a label", quoted(given));
+        let hint = "a label's value has at most 256 bytes and no control characters";
+        return Err(Complaint::new(message).hint(hint));
+    }
+    Ok(given.into())
+}
+
+pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
+    let mut fields = report.fields(tree, &ADMIN)?;
+    let address = fields.get("address", listen_address);
+    let auth = fields.find("auth", |tree, report| word(tree, report, &AUTH));
+    let (address, auth) = (address?, auth?);
+    let span = fields.node("address").map_or(fields.span, |node| node.span);
+    if !address.is_local() {
+        let message = format!("admin at {address} is open to everybody who can reach it");
+        let hint = "use a loopback address or a unix: socket; tokens are not supported yet";
+        fields.report.add(Problem::error(span, message).hint(hint));
+        return None;
+    }
+    if auth.is_none() && matches!(address, Address::Ip(_)) {
+        let what = "admin on TCP is guarded by tokens, and `auth: token`";
+        fields.report.add(not_yet(span, what).hint("write `auth: none`, or use a unix: socket"));
+        return None;
+    }
+    Some(Admin { address })
+}
+
+pub(crate) fn probes(tree: &Tree, report: &mut Report<'_>) -> Option<Probes> {
+    let mut fields = report.fields(tree, &PROBES)?;
+    Some(Probes { address: fields.get("address", listen_address)? })
+}
+
+pub(crate) fn workers(tree: &Tree, report: &mut Report<'_>) -> Option<Workers> {
+    const WORKERS_MAX: u32 = 1024;
+    match tree.as_scalar() {
+        Some(scalar) if scalar.text == "auto" => Some(Workers::Auto),
+        _ => count(tree, report, WORKERS_MAX).map(Workers::Count),
+    }
+}
+
+pub(crate) fn pin(tree: &Tree, report: &mut Report<'_>) -> Option<Pin> {
+    word(tree, report, &PIN)
+}
+
+pub(crate) fn io(tree: &Tree, report: &mut Report<'_>) -> Option<Io> {
+    word(tree, report, &IO)
+}
+
+/// Bounds of a head's size, also of a listener's own.
+pub(crate) const HEADER_SIZE_MIN: usize = 1 << 10;
+pub(crate) const HEADER_SIZE_MAX: usize = 1 << 20;
+
+pub(crate) fn limits(tree: &Tree, report: &mut Report<'_>) -> Option<Limits> {
+    let mut fields = report.fields(tree, &LIMITS)?;
+    let memory = fields.get("memory", |t, r| size(t, r, 1 << 20, 1 << 40));
+    let connections = fields.get("connections", |t, r| count(t, r, 10_000_000));
+    let header_size =
+        fields.get("header_size", |t, r| size(t, r, HEADER_SIZE_MIN, HEADER_SIZE_MAX));
+    let header_count = fields.get("header_count", |t, r| count(t, r, 10_000));
+    let target_size = fields.get("target_size", |t, r| size(t, r, 64, HEADER_SIZE_MAX));
+    let body_size =
+        fields.get("body_size", |t, r| or_none(t, r, |t, r| size(t, r, 0, usize::MAX >> 1)));
+    let connection_buffer = fields.get("connection_buffer", |t, r| size(t, r, 16 << 10, 1 << 30));
+    let limits = Limits {
+        memory: memory?,
+        connections: connections?,
+        header_size: header_size?,
+        header_count: header_count?,
+        target_size: target_size?,
+        body_size: body_size?,
+        connection_buffer: connection_buffer?,
+    };
+    let too_much = if limits.header_size > limits.connection_buffer {
+        "a head has to fit into one connection: `header_size` is above `connection_buffer`"
+    } else if limits.connection_buffer > limits.memory {
+        "one connection cannot hold more than all: `connection_buffer` is above `memory`"
+    } else {
+        return Some(limits);
+    };
+    fields.report.add(Problem::error(fields.span, too_much));
+    None
+}
+
+pub(crate) fn shutdown(tree: &Tree, report: &mut Report<'_>) -> Option<Shutdown> {
+    let mut fields = report.fields(tree, &SHUTDOWN)?;
+    let grace = fields.get("grace", duration);
+    let deadline = fields.get("deadline", duration);
+    let (grace, deadline) = (grace?, deadline?);
+    if grace > deadline {
+        let message = "the grace time is part of the deadline, so it cannot be longer";
+        fields.report.add(Problem::error(fields.span, message));
+        return None;
+    }
+    Some(Shutdown { grace, deadline })
+}

@@ -1,0 +1,482 @@
+//! Walks a tree, collects everything that is wrong with it, and hands out checked values.
+//!
+//! A reading function takes a node and the report and answers `Some` value, or `None` after it
+//! has told the report why. Nothing stops at the first mistake: an object reads all its fields
+//! before it gives up, so one run of `check` shows them all. Which keys an object has is not
+//! decided here but in its [`Object`] table.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+
+use crate::definition::{Key, Object, Presence, Words};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, quoted};
+use crate::source::{Sources, Span};
+use crate::tree::{Entry, Node, Scalar, Shape, Style, Value};
+
+/// More are counted, not kept: a file of a million mistakes has one cause.
+const DIAGNOSTICS_MAX: usize = 100;
+
+/// One mistake on its way into the report.
+pub(crate) struct Problem {
+    severity: Severity,
+    span: Span,
+    complaint: Complaint,
+    related: Option<(Span, String)>,
+    /// Where it is told from elsewhere than the place that the reader is at.
+    path: Option<String>,
+}
+
+/// Why a text is not the value it should be; where it stands is the caller's to add.
+#[derive(Debug)]
+pub(crate) struct Complaint {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Complaint {
+    pub(crate) fn new(message: impl Into<String>) -> Complaint {
+        Complaint { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Complaint {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl Problem {
+    pub(crate) fn error(span: Span, message: impl Into<String>) -> Problem {
+        Problem::because(span, Complaint::new(message))
+    }
+
+    pub(crate) fn warning(span: Span, message: impl Into<String>) -> Problem {
+        Problem { severity: Severity::Warning, ..Problem::error(span, message) }
+    }
+
+    pub(crate) fn because(span: Span, complaint: Complaint) -> Problem {
+        Problem { severity: Severity::Error, span, complaint, related: None, path: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Problem {
+        self.complaint = self.complaint.hint(hint);
+        self
+    }
+
+    pub(crate) fn related(mut self, span: Span, message: impl Into<String>) -> Problem {
+        self.related = Some((span, message.into()));
+        self
+    }
+
+    pub(crate) fn path(mut self, path: impl Into<String>) -> Problem {
+        self.path = Some(path.into());
+        self
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Key(&'static str),
+    Index(usize),
+}
+
+/// What was found so far, and where in the tree the reader is.
+pub(crate) struct Report<'s> {
+    sources: &'s Sources,
+    path: Vec<Step>,
+    found: Vec<Diagnostic>,
+    seen: HashSet<(u32, u32, String)>,
+    errors_not_kept: usize,
+}
+
+impl<'s> Report<'s> {
+    pub(crate) fn new(sources: &'s Sources) -> Report<'s> {
+        Report {
+            sources,
+            path: Vec::new(),
+            found: Vec::new(),
+            seen: HashSet::new(),
+            errors_not_kept: 0,
+        }
+    }
+
+    pub(crate) fn sources(&self) -> &'s Sources {
+        self.sources
+    }
+
+    pub(crate) fn add(&mut self, problem: Problem) {
+        let Problem { severity, span, complaint, related, path } = problem;
+        let Complaint { message, hint } = complaint;
+        if self.is_full() {
+            self.errors_not_kept += usize::from(severity == Severity::Error);
+            return;
+        }
+        // A YAML alias brings the same mistake to several places.
+        if !self.seen.insert((span.file, span.start, message.clone())) {
+            return;
+        }
+        let place = self.sources.place(span);
+        self.found.push(Diagnostic {
+            severity,
+            file: place.file,
+            line: place.line,
+            column: place.column,
+            path: path.unwrap_or_else(|| self.path_text()),
+            message,
+            hint,
+            related: related.map(|(span, message)| (self.sources.place(span), message)),
+            excerpt: place.excerpt,
+        });
+    }
+
+    /// What is added now is only counted: no need to look for a good hint.
+    pub(crate) fn is_full(&self) -> bool {
+        self.found.len() >= DIAGNOSTICS_MAX
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors_not_kept > 0 || self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Everything found, in the order of the text.
+    pub(crate) fn finish(mut self) -> Diagnostics {
+        self.found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        if self.errors_not_kept > 0
+            && let Some(last) = self.found.last_mut()
+        {
+            let more = format!("{} more errors are not shown", self.errors_not_kept);
+            last.hint = Some(match last.hint.take() {
+                Some(hint) => format!("{hint}; {more}"),
+                None => more,
+            });
+        }
+        Diagnostics { list: self.found }
+    }
+
+    /// The keys that lead to where the reader is.
+    pub(crate) fn path_text(&self) -> String {
+        let mut text = String::new();
+        for step in &self.path {
+            match step {
+                Step::Key(key) if text.is_empty() => text.push_str(key),
+                Step::Key(key) => text.extend([".", key]),
+                Step::Index(index) => text.push_str(&format!("[{index}]")),
+            }
+        }
+        text
+    }
+
+    fn at<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(step);
+        let value = read(self);
+        self.path.pop();
+        value
+    }
+
+    /// Opens an object: reports every key that it does not have, and a choice that was not made.
+    /// An empty YAML value (`http:`) is an object without keys.
+    pub(crate) fn fields<'n, 'r>(
+        &'r mut self,
+        node: &'n Node,
+        object: &'static Object,
+    ) -> Option<Fields<'n, 'r, 's>> {
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            Value::Scalar(_) | Value::List(_) => {
+                let message = format!("{} is a map, not {}", object.name, node.describe());
+                self.add(Problem::error(node.span, message).hint(keys_hint(object)));
+                return None;
+            }
+        };
+        for entry in entries {
+            self.check_key(entry, object);
+        }
+        self.check_choice(node, entries, object);
+        Some(Fields { object, span: node.span, entries, asked: Cell::new(0), report: self })
+    }
+
+    fn check_key(&mut self, entry: &Entry, object: &'static Object) {
+        match object.keys.iter().find(|key| key.name == entry.key) {
+            Some(Key { name, presence: Presence::NotYet, .. }) => self.at(Step::Key(name), |r| {
+                r.add(not_yet(entry.key_span, &format!("the key {}", quoted(name))));
+            }),
+            Some(_) => {}
+            None => self.add_unknown_key(entry, object),
+        }
+    }
+
+    fn add_unknown_key(&mut self, entry: &Entry, object: &'static Object) {
+        let message = format!("unknown key {} in {}", quoted(&entry.key), object.name);
+        let problem = Problem::error(entry.key_span, message);
+        if self.is_full() {
+            return self.add(problem);
+        }
+        let known = object.keys.iter().map(|key| key.name);
+        let hint = did_you_mean(&entry.key, known).unwrap_or_else(|| keys_hint(object));
+        self.add(problem.hint(hint));
+    }
+
+    fn check_choice(&mut self, node: &Node, entries: &[Entry], object: &'static Object) {
+        if object.one_of.is_empty() {
+            return;
+        }
+        let mut given = entries.iter().filter(|e| object.one_of.contains(&e.key.as_str()));
+        let choice = object.one_of.join(" | ");
+        match (given.next(), given.next()) {
+            (Some(_), None) => {}
+            (Some(first), Some(second)) => {
+                let message = format!("{} has exactly one of {choice}", object.name);
+                self.add(
+                    Problem::error(second.key_span, message)
+                        .related(first.key_span, "there is this already"),
+                );
+            }
+            (None, _) => {
+                let message = format!("{} needs exactly one of {choice}", object.name);
+                self.add(Problem::error(node.span, message));
+            }
+        }
+    }
+}
+
+/// An open object. Every accepted key of its table has to be asked for: a key that is accepted
+/// and not read would be ignored in silence.
+pub(crate) struct Fields<'n, 'r, 's> {
+    object: &'static Object,
+    pub(crate) span: Span,
+    entries: &'n [Entry],
+    /// One bit for each key of the table.
+    asked: Cell<u64>,
+    pub(crate) report: &'r mut Report<'s>,
+}
+
+impl<'n, 's> Fields<'n, '_, 's> {
+    /// The value of a key that is required or has a default.
+    pub(crate) fn get<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Node, &mut Report<'s>) -> Option<T>,
+    ) -> Option<T> {
+        if let Some(node) = self.node(key) {
+            return self.report.at(Step::Key(key), |report| read(node, report));
+        }
+        match self.definition(key).presence {
+            Presence::Default(text) => {
+                let node = default_node(text);
+                self.report.at(Step::Key(key), |report| read(&node, report))
+            }
+            Presence::Required => {
+                let message = format!("{} needs the key {}", self.object.name, quoted(key));
+                self.report.add(Problem::error(self.span, message));
+                None
+            }
+            Presence::Optional | Presence::NotYet => None,
+        }
+    }
+
+    /// The value of a key that may be left out: `Some(None)` when it is.
+    pub(crate) fn find<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Node, &mut Report<'s>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.node(key) {
+            Some(_) => self.get(key, read).map(Some),
+            None => Some(None),
+        }
+    }
+
+    pub(crate) fn node(&self, key: &str) -> Option<&'n Node> {
+        let index = self.object.keys.iter().position(|known| known.name == key);
+        self.asked.set(self.asked.get() | index.map_or(0, |index| 1 << index));
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    pub(crate) fn key_span(&self, key: &str) -> Option<Span> {
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.key_span)
+    }
+
+    fn definition(&self, key: &'static str) -> &'static Key {
+        let found = self.object.keys.iter().find(|known| known.name == key);
+        found.unwrap_or_else(|| unreachable!("`{key}` is not in the table of {}", self.object.name))
+    }
+}
+
+impl Drop for Fields<'_, '_, '_> {
+    fn drop(&mut self) {
+        let forgotten = self.object.keys.iter().enumerate().find(|(index, key)| {
+            !matches!(key.presence, Presence::NotYet) && self.asked.get() & (1 << index) == 0
+        });
+        if let Some((_, key)) = forgotten
+            && !std::thread::panicking()
+        {
+            debug_assert!(false, "nobody read `{}` of {}", key.name, self.object.name);
+        }
+    }
+}
+
+/// Reads each item of a list; `None` if one of them is wrong.
+pub(crate) fn list<'s, T>(
+    node: &Node,
+    report: &mut Report<'s>,
+    mut read: impl FnMut(&Node, &mut Report<'s>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = match &node.value {
+        Value::List(items) => items.as_slice(),
+        Value::Null => &[],
+        Value::Scalar(_) | Value::Map(_) => {
+            let message = format!("this is a list, not {}", node.describe());
+            report.add(
+                Problem::error(node.span, message)
+                    .hint("write `[…]`, or a line with `- ` for each item"),
+            );
+            return None;
+        }
+    };
+    let mut values = Some(Vec::with_capacity(items.len()));
+    for (index, item) in items.iter().enumerate() {
+        let value = report.at(Step::Index(index), |report| read(item, report));
+        values = values.zip(value).map(|(mut values, value)| {
+            values.push(value);
+            values
+        });
+    }
+    values
+}
+
+/// `none` is no limit, anything else is for `read`.
+pub(crate) fn or_none<'s, T>(
+    node: &Node,
+    report: &mut Report<'s>,
+    read: impl FnOnce(&Node, &mut Report<'s>) -> Option<T>,
+) -> Option<Option<T>> {
+    match node.as_scalar() {
+        Some(scalar) if scalar.text == "none" => Some(None),
+        _ => read(node, report).map(Some),
+    }
+}
+
+/// A scalar that `parse` turns into a value, whatever its style.
+pub(crate) fn scalar<T>(
+    node: &Node,
+    report: &mut Report<'_>,
+    what: &str,
+    parse: impl FnOnce(&Scalar) -> Result<T, Complaint>,
+) -> Option<T> {
+    let Value::Scalar(scalar) = &node.value else {
+        report.add(not_a(node, what));
+        return None;
+    };
+    match parse(scalar) {
+        Ok(value) => Some(value),
+        Err(complaint) => {
+            report.add(Problem::because(node.span, complaint));
+            None
+        }
+    }
+}
+
+/// A text; a plain number or `true` is not one.
+pub(crate) fn text<T>(
+    node: &Node,
+    report: &mut Report<'_>,
+    what: &str,
+    parse: impl FnOnce(&str) -> Result<T, Complaint>,
+) -> Option<T> {
+    scalar(node, report, what, |scalar| match scalar.shape() {
+        Shape::Text => parse(&scalar.text),
+        Shape::Number | Shape::Boolean => {
+            let complaint = Complaint::new(format!("{what} is a text, not {}", node.describe()));
+            Err(complaint.hint(format!("put it in quotes: \"{}\"", &*scalar.text)))
+        }
+    })
+}
+
+/// One word of a closed set.
+pub(crate) fn word<T: Copy>(node: &Node, report: &mut Report<'_>, words: &Words<T>) -> Option<T> {
+    let known = || words.accepted.iter().map(|(word, _)| *word);
+    scalar(node, report, "a word", |scalar| {
+        if let Some((_, value)) = words.accepted.iter().find(|(word, _)| *word == scalar.text) {
+            return Ok(*value);
+        }
+        let given = quoted(&scalar.text);
+        let choice = known().collect::<Vec<_>>().join(" | ");
+        if words.not_yet.contains(&scalar.text.as_str()) {
+            let message = format!("{given} is not supported yet");
+            return Err(Complaint::new(message).hint(format!("today it is {choice}")));
+        }
+        let hint =
+            truth_hint(&scalar.text, known()).or_else(|| did_you_mean(&scalar.text, known()));
+        Err(Complaint { message: format!("{given} is not one of {choice}"), hint })
+    })
+}
+
+/// The words that YAML 1.1 took for a truth value, where one is known.
+fn truth_hint(given: &str, mut known: impl Iterator<Item = &'static str>) -> Option<String> {
+    let truth = match given.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "true" => "true",
+        "no" | "off" | "false" => "false",
+        _ => return None,
+    };
+    known.any(|word| word == truth).then(|| format!("write `{truth}`"))
+}
+
+fn not_a(node: &Node, what: &str) -> Problem {
+    let problem = Problem::error(node.span, format!("expected {what}, found {}", node.describe()));
+    match node.value {
+        Value::Null => problem.hint("give it a value, or leave the key out"),
+        Value::List(_) => {
+            problem.hint("a text that begins with `[`, such as `\"[::1]:80\"`, needs quotes")
+        }
+        Value::Map(_) | Value::Scalar(_) => problem,
+    }
+}
+
+pub(crate) fn not_yet(span: Span, what: &str) -> Problem {
+    Problem::error(span, format!("{what} is not supported yet"))
+        .hint("it is in the interface, but this version of ringside does not have it; take it out")
+}
+
+pub(crate) fn did_you_mean(
+    given: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Option<String> {
+    closest(given, known).map(|word| format!("did you mean `{word}`?"))
+}
+
+/// The known word that is nearest, if it is near.
+pub(crate) fn closest<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    const GIVEN_BYTES_MAX: usize = 128; // distance costs the product of both lengths
+    const KNOWN_MAX: usize = 5_000; // services, for one; a guess is not worth seconds
+    if given.len() > GIVEN_BYTES_MAX {
+        return None;
+    }
+    let plain = |word: &str| word.to_ascii_lowercase().replace('-', "_");
+    let given = plain(given);
+    known
+        .take(KNOWN_MAX)
+        .map(|word| (strsim::damerau_levenshtein(&given, &plain(word)), word))
+        .filter(|(distance, word)| *distance <= word.len().div_ceil(3).min(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}
+
+fn keys_hint(object: &Object) -> String {
+    let accepted = object.keys.iter().filter(|key| !matches!(key.presence, Presence::NotYet));
+    let names: Vec<_> = accepted.map(|key| key.name).collect();
+    format!("its keys: {}", names.join(", "))
+}
+
+/// The text of a default as a tree: `{}`, `[a, b]` or a scalar.
+fn default_node(text: &'static str) -> Node {
+    let span = Span::NOWHERE;
+    if text == "{}" {
+        return Node { span, value: Value::Map(Vec::new()) };
+    }
+    let Some(items) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
+        return Node::scalar(span, text, Style::Plain);
+    };
+    let items = items.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let items = items.map(|item| Node::scalar(span, item, Style::Plain)).collect();
+    Node { span, value: Value::List(items) }
+}

@@ -1,0 +1,74 @@
+//! TOML into the same tree.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::reader::Problem;
+use crate::source::Span;
+use crate::tree::{Entry, Node, Style, Value};
+
+pub(crate) fn read(file: u32, text: &str) -> Result<Node, Problem> {
+    refuse_deep_keys(file, text)?;
+    let table = DeTable::parse(text).map_err(|fault| {
+        let at = fault.span().unwrap_or(0..0);
+        let message = fault.message().lines().next().unwrap_or_default();
+        Problem::error(Span::new(file, at.start, at.end), format!("this is not TOML: {message}"))
+    })?;
+    Ok(Node { span: Span::top(file), value: map(file, table.into_inner()) })
+}
+
+/// `a.a.a…` makes a table for each dot before the parser looks how deep they are: 16 MiB of it
+/// took a gigabyte.
+fn refuse_deep_keys(file: u32, text: &str) -> Result<(), Problem> {
+    const DOTS_MAX: usize = 1_000;
+    let in_key = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.\"' \t".contains(&byte);
+    let mut dots = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'.' => dots += 1,
+            byte if in_key(byte) => {}
+            _ => dots = 0,
+        }
+        if dots > DOTS_MAX {
+            let message = format!("this is not TOML that we take: {DOTS_MAX} dots in a row");
+            return Err(Problem::error(Span::new(file, at, at), message));
+        }
+    }
+    Ok(())
+}
+
+fn map(file: u32, table: DeTable<'_>) -> Value {
+    let mut entries: Vec<Entry> =
+        table.into_iter().map(|(key, value)| entry(file, key, value)).collect();
+    entries.sort_by_key(|entry| entry.key_span.start);
+    Value::Map(entries)
+}
+
+fn entry(file: u32, key: Spanned<std::borrow::Cow<'_, str>>, value: Spanned<DeValue<'_>>) -> Entry {
+    let key_span = span(file, &key);
+    Entry { key: key.into_inner().into_owned(), key_span, value: node(file, value) }
+}
+
+fn node(file: u32, value: Spanned<DeValue<'_>>) -> Node {
+    let span = span(file, &value);
+    let plain = |text: String| Node::scalar(span, text, Style::Plain);
+    match value.into_inner() {
+        DeValue::String(text) => Node::scalar(span, text, Style::Quoted),
+        DeValue::Integer(number) => {
+            let decimal = i64::from_str_radix(number.as_str(), number.radix());
+            plain(decimal.map_or_else(|_| number.as_str().into(), |number| number.to_string()))
+        }
+        DeValue::Float(number) => plain(number.as_str().into()),
+        DeValue::Boolean(truth) => plain(truth.to_string()),
+        DeValue::Datetime(time) => plain(time.to_string()),
+        DeValue::Array(items) => {
+            let items = items.into_iter().map(|item| node(file, item)).collect();
+            Node { span, value: Value::List(items) }
+        }
+        DeValue::Table(table) => Node { span, value: map(file, table) },
+    }
+}
+
+fn span<T>(file: u32, spanned: &Spanned<T>) -> Span {
+    Span::new(file, spanned.span().start, spanned.span().end)
+}

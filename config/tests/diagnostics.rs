@@ -1,0 +1,50 @@
+//! What programs get to see.
+
+use config::{Format, Severity, parse};
+
+const TEXT: &str = "listeners: [{ name: web, address: 127.0.0.1:80, http: {} }]
+services: [{ name: a, endpoints: [{ address: 127.0.0.1:81 }] }]
+routes:
+- { name: all, backends: [{ service: a }], timeouts: { response: 5 } }
+- { name: all, backends: [{ service: a }] }
+";
+
+#[test]
+fn the_path_leads_to_the_mistake() {
+    let diagnostics = parse("c.yaml", TEXT, Format::Yaml).unwrap_err();
+    let first = &diagnostics.list[0];
+    assert_eq!((first.file.as_str(), first.line, first.column), ("c.yaml", 4, 66));
+    assert_eq!(
+        (first.severity, first.path.as_str()),
+        (Severity::Error, "routes[0].timeouts.response")
+    );
+    let line = "c.yaml:4:66: error: `5` is not what it should be: a duration is a whole number and \
+                ms, s, m or h (say the unit: `5s` or `5ms`)";
+    assert_eq!(first.to_string(), line);
+}
+
+#[test]
+fn json_has_all_of_it() {
+    let json = parse("c.yaml", TEXT, Format::Yaml).unwrap_err().to_json();
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(list[0]["hint"], "say the unit: `5s` or `5ms`");
+    assert_eq!(list[0]["related"], serde_json::Value::Null);
+    assert_eq!(list[1]["path"], "routes[1].name");
+    assert_eq!((&list[1]["line"], &list[1]["column"]), (&5.into(), &11.into()));
+    assert_eq!(list[1]["related"]["line"], 4);
+}
+
+#[test]
+fn colors_only_where_they_are_wanted() {
+    let diagnostics = parse("c.yaml", TEXT, Format::Yaml).unwrap_err();
+    assert!(diagnostics.render(true).contains('\u{1b}'));
+    assert!(!diagnostics.render(false).contains('\u{1b}'));
+}
+
+#[test]
+fn the_hash_follows_the_content() {
+    let hash = |text: &str| parse("c", text, Format::Yaml).unwrap().hash;
+    let same = hash("workers: 1\nlisteners: []");
+    assert_eq!(same, hash("# why\nlisteners: []\n\nworkers:   1\nx-note: 1"));
+    assert_ne!(same, hash("workers: 2\nlisteners: []"));
+}

@@ -1,0 +1,141 @@
+//! Texts that somebody wrote to hurt: each ends in a named error, soon, and in little memory.
+
+use std::time::{Duration, Instant};
+
+use config::{Diagnostics, Format, parse};
+
+/// Far above what any of these takes, and far below what one that explodes would take.
+const SOON: Duration = Duration::from_secs(30);
+
+fn errors_of(text: &str, format: Format) -> Diagnostics {
+    let start = Instant::now();
+    let diagnostics = parse("hostile", text, format).expect_err("this is not a config");
+    assert!(!diagnostics.is_empty() && diagnostics.len() <= 100);
+    // What is shown stays small too.
+    assert!(diagnostics.render(true).len() < 200_000);
+    assert!(diagnostics.to_json().len() < 200_000);
+    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+    diagnostics
+}
+
+#[track_caller]
+fn expect(text: &str, format: Format, message: &str) {
+    let diagnostics = errors_of(text, format);
+    let first = &diagnostics.list[0];
+    assert!(first.message.contains(message), "{first}");
+}
+
+#[test]
+fn twenty_thousand_brackets() {
+    for (open, format) in [("[", Format::Yaml), ("{a: ", Format::Yaml), ("- ", Format::Yaml)] {
+        expect(&open.repeat(20_000), format, "nests at most 64 levels");
+    }
+    let (open, close) = ("[".repeat(20_000), "]".repeat(20_000));
+    expect(&format!("{open}{close}"), Format::Json, "nests at most 64 levels");
+    expect(&"{\"a\":".repeat(20_000), Format::Json, "not JSON");
+    expect(&format!("a = {}", "[".repeat(20_000)), Format::Toml, "not TOML");
+    expect(&format!("a = {}", "{a=".repeat(20_000)), Format::Toml, "not TOML");
+}
+
+#[test]
+fn twenty_thousand_dots() {
+    let key = format!("a{}", ".a".repeat(20_000));
+    errors_of(&format!("{key} = 1"), Format::Toml);
+    errors_of(&format!("a{} = 1", ".a".repeat(8 << 20)), Format::Toml);
+    errors_of(&format!("[{key}]"), Format::Toml);
+    errors_of(&format!("[[{key}]]"), Format::Toml);
+    errors_of(&format!("b = {{ {key} = 1 }}"), Format::Toml);
+}
+
+#[test]
+fn a_bomb_of_anchors() {
+    let mut text = String::from("x0: &x0 [a, a, a, a, a, a, a, a, a]\n");
+    for level in 1..40 {
+        let before = format!("*x{}", level - 1);
+        let items = [before.as_str(); 9].join(", ");
+        text.push_str(&format!("x{level}: &x{level} [{items}]\n"));
+    }
+    expect(&text, Format::Yaml, "at most 4000000 keys and values");
+}
+
+#[test]
+fn a_bomb_of_merge_keys() {
+    let mut text = String::from("x0: &x0 { a: 1, b: 2, c: 3, d: 4 }\n");
+    for level in 1..200 {
+        let before = format!("*x{}", level - 1);
+        let sources = [before.as_str(); 9].join(", ");
+        text.push_str(&format!("x{level}: &x{level} {{ <<: [{sources}], k{level}: 1 }}\n"));
+    }
+    expect(&text, Format::Yaml, "at most 4000000 keys and values");
+}
+
+#[test]
+fn more_than_fits() {
+    let text = "# a long comment\n".repeat((100 << 20) / 17);
+    for format in [Format::Yaml, Format::Toml, Format::Json] {
+        expect(&text, format, "at most 32 MiB");
+    }
+}
+
+#[test]
+fn one_line_of_many_megabytes() {
+    let line = "a".repeat(8 << 20);
+    errors_of(&line, Format::Yaml);
+    errors_of(&format!("{line}: 1"), Format::Yaml);
+    errors_of(&format!("node: {{ id: {line} }}"), Format::Yaml);
+    errors_of(&format!("\"{line}"), Format::Yaml);
+    errors_of(&format!("{line} = 1"), Format::Toml);
+    errors_of(&format!("node.id = \"{line}\""), Format::Toml);
+    errors_of(&format!("{{\"{line}\": 1}}"), Format::Json);
+    errors_of(&format!("{{\"node\": {{\"id\": \"{line}\"}}}}"), Format::Json);
+}
+
+#[test]
+fn hundreds_of_thousands_of_mistakes() {
+    let keys: String = (0..200_000).map(|n| format!("key{n}: 1\n")).collect();
+    let diagnostics = errors_of(&keys, Format::Yaml);
+    let last = diagnostics.list.last().unwrap();
+    assert!(last.hint.as_ref().unwrap().contains("more errors are not shown"), "{last}");
+    errors_of(&keys.replace(": 1", " = 1"), Format::Toml);
+    errors_of(&format!("listeners:\n{}", "- 5\n".repeat(300_000)), Format::Yaml);
+    errors_of(&format!("routes:\n{}", "- 5\n".repeat(300_000)), Format::Yaml);
+    errors_of(&format!("routes:\n{}", "- { name: a }\n".repeat(200_000)), Format::Yaml);
+}
+
+#[test]
+fn many_names_and_as_many_that_are_not_there() {
+    let services: String = (0..50_000)
+        .map(|n| {
+            format!("- {{ name: service-number-{n}, endpoints: [{{ address: 127.0.0.1:1 }}] }}\n")
+        })
+        .collect();
+    let routes: String = (0..50_000)
+        .map(|n| format!("- {{ name: r{n}, backends: [{{ service: servise-number-{n} }}] }}\n"))
+        .collect();
+    let listeners = "listeners: [{ name: web, address: 127.0.0.1:80, http: {} }]";
+    let text = format!("{listeners}\nservices:\n{services}routes:\n{routes}");
+    expect(&text, Format::Yaml, "there is no service with the name");
+}
+
+#[test]
+fn garbage_that_parsers_dislike() {
+    for piece in [
+        ":", "? ", "- - ", "*", "&", "&a ", "!", "%", "\"", "'", "|\n", ">\n", "---\n", "...\n",
+        "\t", "\0", "\u{feff}", "[]: ", "{}\n", "\r", "\u{85}", "\u{2028}", "\\", "#", "<<: ",
+        "a: &a\n", "a:\n ", ",", "]",
+    ] {
+        let text = piece.repeat((1 << 20) / piece.len());
+        for format in [Format::Yaml, Format::Toml, Format::Json] {
+            errors_of(&text, format);
+        }
+    }
+}
+
+#[test]
+fn terminals_are_safe() {
+    let diagnostics =
+        errors_of("\"\\e[31m\\x07\": 1\nlisteners: [\"\\e]0;x\\x07\"]\n", Format::Yaml);
+    assert!(!diagnostics.to_string().contains(['\u{1b}', '\u{7}']));
+    let toml = errors_of("\"\\u001b[31m\" = 1", Format::Toml);
+    assert!(!toml.to_string().contains('\u{1b}'));
+}

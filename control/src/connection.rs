@@ -1,0 +1,162 @@
+//! The connections of one listener: how many, how long, how large.
+//!
+//! A connection carries one exchange and is closed: probes and scrapes come once in seconds, and a
+//! connection without an idle state has nothing to hold. The bounds are fixed, not configured:
+//! nobody has reason to change them, and a mistake here would cost the last way to look inside.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::host;
+use crate::listen::{Listen, Listening};
+
+/// Connections of one listener at a time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// From accept to the end of the request's head.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// From accept to the last byte of the response.
+const EXCHANGE_WITHIN: Duration = Duration::from_secs(10);
+/// The request's head; also the buffer for it. hyper asks for 8 KiB at least.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whose `Host` a listener answers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hosts {
+    /// Anybody's: probes come to a pod's address by any name, and a socket file is no browser's.
+    Any,
+    /// This machine's loopback only.
+    Loopback,
+}
+
+impl Hosts {
+    /// What admin answers to when it listens there.
+    pub(crate) fn of_admin(address: &Listen) -> Hosts {
+        match address {
+            Listen::Unix(_) => Hosts::Any,
+            Listen::Tcp(_) => Hosts::Loopback,
+        }
+    }
+}
+
+/// Accepts and serves until the runtime ends. Called within the runtime.
+pub(crate) async fn serve(socket: Listening, router: Router, hosts: Hosts) -> io::Result<()> {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    match socket {
+        Listening::Tcp(listener) => {
+            let listener = TcpListener::from_std(listener)?;
+            loop {
+                let seat = seat(&seats).await;
+                match listener.accept().await {
+                    Ok((stream, _)) => spawn(stream, seat, router.clone(), hosts),
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
+                }
+            }
+        }
+        Listening::Unix(listener) => {
+            let listener = UnixListener::from_std(listener)?;
+            loop {
+                let seat = seat(&seats).await;
+                match listener.accept().await {
+                    Ok((stream, _)) => spawn(stream, seat, router.clone(), hosts),
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a free seat before accepting, so that a full house leaves the rest to the kernel.
+async fn seat(seats: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    seats.clone().acquire_owned().await.expect("the semaphore is never closed")
+}
+
+/// Serves one connection in a task of its own; `seat` is free again when it ends.
+fn spawn<S>(stream: S, seat: OwnedSemaphorePermit, router: Router, hosts: Hosts)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        let _seat = seat;
+        // A connection that failed or took too long is the client's business: nothing to record.
+        let _ = timeout(EXCHANGE_WITHIN, exchange(stream, router, hosts)).await;
+    });
+}
+
+async fn exchange<S>(stream: S, router: Router, hosts: Hosts) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| answer(request, router.clone(), hosts));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    router: Router,
+    hosts: Hosts,
+) -> Result<Response<Body>, Infallible> {
+    if hosts == Hosts::Loopback
+        && let Err(problem) = host::check(request.uri(), request.headers())
+    {
+        return Ok(problem.into_response());
+    }
+    hyper::service::Service::call(&TowerToHyperService::new(router), request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Over a pipe of 64 bytes, in virtual time: how long a client that does this is borne with.
+    async fn borne_with(request: &[u8]) -> Duration {
+        let (mut client, server) = tokio::io::duplex(64);
+        let router = Router::new().route("/large", get(|| async { "x".repeat(1 << 20) }));
+        let seats = Arc::new(Semaphore::new(1));
+        let begin = Instant::now();
+        spawn(server, seat(&seats).await, router, Hosts::Any);
+        client.write_all(request).await.unwrap();
+        let _free_again = seat(&seats).await;
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_finishes_its_head_has_five_seconds() {
+        assert_eq!(borne_with(b"GET /large HTTP/1.1\r\nhost").await.as_secs(), 5);
+        assert_eq!(borne_with(b"").await.as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_reads_has_ten() {
+        assert_eq!(borne_with(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await.as_secs(), 10);
+    }
+}

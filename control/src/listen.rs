@@ -1,0 +1,135 @@
+//! Where control listens: addresses, binding, and what to say when that fails.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Connections that the kernel queues while we are busy.
+const BACKLOG: i32 = 128;
+
+/// An address to listen on, or one that is listened on: then with the port that was chosen for 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A path in the file system. The socket is made with mode 0600.
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Listen {
+    /// As the config spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A bound and listening socket, not yet in a runtime, and its real address.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) socket: Listening,
+    pub(crate) address: Listen,
+}
+
+#[derive(Debug)]
+pub(crate) enum Listening {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Bound {
+    /// Binds the admin listener. TCP is for loopback only: admin has no tokens yet.
+    pub(crate) fn admin(listen: &Listen) -> io::Result<Bound> {
+        match listen {
+            Listen::Tcp(address) if !address.ip().is_loopback() => {
+                let hint = "admin listens on a Unix socket or on loopback (127.0.0.1, [::1]) only";
+                Err(failed("admin", listen, &ErrorKind::InvalidInput.into(), Some(hint)))
+            }
+            _ => Bound::new("admin", listen),
+        }
+    }
+
+    /// Binds the probes listener.
+    pub(crate) fn probes(listen: &Listen) -> io::Result<Bound> {
+        Bound::new("probes", listen)
+    }
+
+    fn new(name: &str, listen: &Listen) -> io::Result<Bound> {
+        let bound = match listen {
+            Listen::Unix(path) => bind_unix(path),
+            Listen::Tcp(address) => bind_tcp(*address),
+        };
+        bound.map_err(|error| failed(name, listen, &error, hint(listen, error.kind())))
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = Listen::Tcp(listener.local_addr()?);
+    Ok(Bound { socket: Listening::Tcp(listener), address })
+}
+
+/// The mode is set between bind and listen: before that nobody can connect, so there is no moment
+/// in which another user could.
+fn bind_unix(path: &Path) -> io::Result<Bound> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    let listener = UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    let address = Listen::Unix(path.to_path_buf());
+    Ok(Bound { socket: Listening::Unix(listener), address })
+}
+
+/// Removes the socket of a process that was killed: one at which nobody listens. Anything else at
+/// that path stays, and the bind fails.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if !is_socket {
+        return Ok(());
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+fn failed(name: &str, listen: &Listen, error: &io::Error, hint: Option<&str>) -> io::Error {
+    let hint = hint.map(|hint| format!(": {hint}")).unwrap_or_default();
+    io::Error::new(error.kind(), format!("{name} cannot listen on {listen}: {error}{hint}"))
+}
+
+/// What to check, by the kind of failure.
+fn hint(listen: &Listen, kind: ErrorKind) -> Option<&'static str> {
+    match (listen, kind) {
+        (Listen::Unix(_), ErrorKind::AddrInUse) => Some(
+            "another ringside serves there, or the path is not a socket; \
+             choose another with admin.address or --admin",
+        ),
+        (Listen::Unix(_), ErrorKind::NotFound) => Some("make the folder first"),
+        (Listen::Unix(_), ErrorKind::PermissionDenied) => {
+            Some("this user may not write to the folder; choose another path")
+        }
+        (Listen::Unix(_), ErrorKind::InvalidInput) => Some("a socket's path has at most 107 bytes"),
+        (Listen::Tcp(_), ErrorKind::AddrInUse) => Some(
+            "another process has this port (`ss -ltnp` names it); choose another, or 0 for any",
+        ),
+        (Listen::Tcp(_), ErrorKind::AddrNotAvailable) => {
+            Some("this machine has no such address (`ip addr` lists those it has)")
+        }
+        (Listen::Tcp(_), ErrorKind::PermissionDenied) => {
+            Some("ports below 1024 need root or CAP_NET_BIND_SERVICE")
+        }
+        _ => None,
+    }
+}

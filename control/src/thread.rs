@@ -1,0 +1,134 @@
+//! The thread itself: started, told of phases, ended.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::runtime::{self, Runtime};
+use tokio::sync::{oneshot, watch};
+
+use crate::admin;
+use crate::connection::{self, Hosts};
+use crate::data_plane::DataPlane;
+use crate::listen::{Bound, Listen};
+use crate::phase::Phase;
+use crate::probes;
+use crate::state::State;
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub admin: Option<Listen>,
+    pub probes: Option<Listen>,
+    pub version: Version,
+}
+
+/// What `/version` says.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Of the program.
+    pub version: String,
+    /// Of the plan.
+    pub generation: u64,
+    /// Of the config's text.
+    pub config_hash: String,
+    /// `io_uring` or `epoll`.
+    pub io_backend: String,
+}
+
+/// The running control thread. Dropping it without [`Control::shutdown`] ends it as well.
+#[derive(Debug)]
+pub struct Control {
+    phase: watch::Sender<Phase>,
+    admin: Option<Listen>,
+    probes: Option<Listen>,
+    /// Ends the thread when it is dropped.
+    running: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Binds the listeners and starts the thread; the phase is [`Phase::Starting`].
+///
+/// # Errors
+/// A listener that could not be bound, with its address and what to check; or the thread or its
+/// runtime could not be made.
+pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
+    let admin = options.admin.as_ref().map(Bound::admin).transpose()?;
+    let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
+    let (phase, phase_seen) = watch::channel(Phase::Starting);
+    let (running, ended) = oneshot::channel();
+    let state = Arc::new(State { plane, phase: phase_seen, version: options.version });
+    let admin_address = admin.as_ref().map(|bound| bound.address.clone());
+    let probes_address = probes.as_ref().map(|bound| bound.address.clone());
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || run(&runtime, state, admin, probes, ended))?;
+    Ok(Control {
+        phase,
+        admin: admin_address,
+        probes: probes_address,
+        running: Some(running),
+        thread: Some(thread),
+    })
+}
+
+/// Serves until `ended` says so. What is still in flight then is cut off by the runtime's end.
+fn run<P: DataPlane>(
+    runtime: &Runtime,
+    state: Arc<State<P>>,
+    admin: Option<Bound>,
+    probes: Option<Bound>,
+    ended: oneshot::Receiver<()>,
+) {
+    runtime.block_on(async {
+        if let Some(bound) = admin {
+            let hosts = Hosts::of_admin(&bound.address);
+            tokio::spawn(connection::serve(bound.socket, admin::router(state.clone()), hosts));
+        }
+        if let Some(bound) = probes {
+            tokio::spawn(connection::serve(bound.socket, probes::router(state), Hosts::Any));
+        }
+        // An error is the drop of the sender, which means the same.
+        let _ = ended.await;
+    });
+}
+
+impl Control {
+    /// What `/readyz` says from now on.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Where admin listens, with its real port.
+    pub fn admin_address(&self) -> Option<&Listen> {
+        self.admin.as_ref()
+    }
+
+    /// Where the probes listen, with their real port.
+    pub fn probes_address(&self) -> Option<&Listen> {
+        self.probes.as_ref()
+    }
+
+    /// Closes the listeners, removes the socket's file and waits for the thread to end.
+    pub fn shutdown(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by the panic hook; there is nothing to add.
+            let _ = thread.join();
+        }
+        for listen in [&self.admin, &self.probes].into_iter().flatten() {
+            if let Listen::Unix(path) = listen {
+                // Gone already is as good; the next start removes a stale one anyway.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}

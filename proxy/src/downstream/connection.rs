@@ -1,0 +1,170 @@
+//! A downstream HTTP connection: waits for a request, runs its exchange, waits for the next.
+//!
+//! While it waits it holds no buffer and no memory of an exchange; the size of its future is asserted
+//! in a test.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use reactor::Stream;
+
+use crate::error::Cause;
+use crate::http1::encode::IpText;
+use crate::plan::{ListenerKind, Plan};
+use crate::spare::Slots;
+use crate::worker::{ConnectionKey, Worker};
+
+/// What follows an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A further request may come.
+    Request,
+    /// The response is complete, but the client may still be sending: close so that it can read it.
+    Linger,
+    /// Nothing more can be said.
+    Close,
+}
+
+/// The longest time, and the most bytes, that are read and thrown away after a last response. A
+/// close with unread bytes would reset the connection, and the response with it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// A connection from a client.
+pub struct Connection {
+    pub stream: Stream,
+    /// By the plan's index.
+    pub listener: usize,
+    pub key: ConnectionKey,
+    /// `None` over a Unix socket.
+    pub peer: Option<Peer>,
+    idle: Cell<bool>,
+    ended_by: Cell<Option<Cause>>,
+}
+
+/// Who is at the other end.
+pub struct Peer {
+    pub ip: IpAddr,
+    pub text: IpText,
+    /// What it says of its clients is believed.
+    pub is_trusted: bool,
+}
+
+impl Connection {
+    pub fn new(plan: &Plan, listener: usize, key: ConnectionKey, stream: Stream) -> Connection {
+        let address = stream.peer_address().ok().and_then(|address| address.ip());
+        let peer = address.map(|address| {
+            let ip = address.ip();
+            let is_trusted = match &plan.listeners[listener].kind {
+                ListenerKind::Http(http) => http.trusts(ip),
+                ListenerKind::Tcp(_) => false,
+            };
+            Peer { ip, text: IpText::new(ip), is_trusted }
+        });
+        let idle = Cell::new(true);
+        Connection { stream, listener, key, peer, idle, ended_by: Cell::new(None) }
+    }
+
+    /// Whether it waits for a request, so that closing it loses nothing.
+    pub fn is_idle(&self) -> bool {
+        self.idle.get()
+    }
+
+    /// Notes why the connection is ended, for log and metric; the first reason stands.
+    pub fn end_by(&self, cause: Cause) {
+        if self.ended_by.get().is_none() {
+            self.ended_by.set(Some(cause));
+        }
+    }
+
+    /// Why it was ended, if not as it should.
+    pub fn ended_by(&self) -> Option<Cause> {
+        self.ended_by.get()
+    }
+}
+
+/// Serves a connection until it ends. `exchange` makes the future of one exchange.
+pub async fn serve<F>(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    slots: Rc<Slots<F>>,
+    exchange: impl Fn(Rc<Worker>, Rc<Connection>) -> F,
+) where
+    F: Future<Output = Next>,
+{
+    let mut first = true;
+    let next = loop {
+        if !request_begins(&worker, &connection, first).await {
+            break Next::Close;
+        }
+        first = false;
+        connection.idle.set(false);
+        match slots.run(exchange(worker.clone(), connection.clone())).await {
+            Next::Request => connection.idle.set(true),
+            last => break last,
+        }
+    };
+    if next == Next::Linger {
+        linger(&worker, &connection.stream).await;
+    }
+    worker.dismiss(&connection);
+}
+
+/// Waits for the first byte of a request; false if none will come.
+async fn request_begins(worker: &Worker, connection: &Connection, first: bool) -> bool {
+    let stream = &connection.stream;
+    let timeouts = &worker.plan.listeners[connection.listener].timeouts;
+    // A client that connects and says nothing is slow with its head; one that was served rests.
+    let (patience, cause) = match first {
+        true => (timeouts.head, Cause::HeaderTimeout),
+        false => (timeouts.keep_alive, Cause::KeepAliveTimeout),
+    };
+    if stream.is_sending() && !last_response_is_taken(worker, stream, timeouts.write).await {
+        connection.end_by(Cause::WriteTimeout);
+        return false;
+    }
+    let Some(patience) = patience else {
+        stream.readable().await;
+        return !stream.has_ended();
+    };
+    let deadline = worker.reactor.now() + patience;
+    if worker.reactor.timeout_at(deadline, stream.readable()).await.is_none() {
+        connection.end_by(cause);
+        return false;
+    }
+    !stream.has_ended()
+}
+
+/// Gives the client time to read what was sent, or to ask for more.
+async fn last_response_is_taken(
+    worker: &Worker,
+    stream: &Stream,
+    patience: Option<Duration>,
+) -> bool {
+    let Some(patience) = patience else { return true };
+    let deadline = worker.reactor.now() + patience;
+    let in_time = worker.reactor.timeout_at(deadline, stream.readable()).await.is_some();
+    in_time || !stream.is_sending()
+}
+
+/// Says that nothing more comes, and reads what the client is still sending, within bounds.
+async fn linger(worker: &Worker, stream: &Stream) {
+    let deadline = worker.reactor.now() + LINGER;
+    let drain = async {
+        if stream.sent().await.is_err() {
+            return;
+        }
+        stream.shutdown_write();
+        let mut left = LINGER_BYTES;
+        while let Ok(Some(buf)) = stream.recv().await {
+            left = left.saturating_sub(buf.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    worker.reactor.timeout_at(deadline, drain).await;
+}

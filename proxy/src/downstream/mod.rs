@@ -1,0 +1,4 @@
+//! Whoever connected to us.
+
+pub mod connection;
+pub mod tcp;

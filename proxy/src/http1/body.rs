@@ -1,0 +1,137 @@
+//! Bodies: which of the received bytes belong to one, and when it ends.
+//!
+//! A [`BodyReader`] is shown the bytes after a head, piece by piece, and says of each piece which
+//! range goes on to the other side as it is. Nothing is copied but what must be held back: a
+//! chunk's size line that was cut in two, extensions (dropped), and the end of a chunked body,
+//! from its last chunk on, which is released only when all of it has come and is well-formed. So
+//! the other side never gets a final chunk of a body that turned out to be broken.
+//!
+//! ```text
+//! loop {
+//!     let step = reader.advance(&input)?;
+//!     send(reader.lead());             // first: made or held back by the reader; often empty
+//!     send(&input[step.pass.clone()]); // then: the received bytes themselves
+//!     input = &input[step.consumed..];
+//!     if step.done { break }           // what is left of the input belongs to the next message
+//!     if input.is_empty() { input = receive()? }
+//! }
+//! ```
+
+use std::ops::Range;
+
+use super::chunk::Chunked;
+use super::framing::Framing;
+use crate::error::Malformed;
+
+/// What a reader passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// The body framed as it came: chunked stays chunked.
+    Wire,
+    /// The content alone, for a side that is framed otherwise (HTTP/1.0, HTTP/2).
+    Content,
+}
+
+/// What one piece of input came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes of the input that are dealt with; the rest is to be shown again.
+    pub consumed: usize,
+    /// `pass.end <= consumed`: the bytes of the input that go on, after [`BodyReader::lead`].
+    pub pass: Range<usize>,
+    /// Bytes of content among them, without any framing.
+    pub content: usize,
+    /// The body is complete.
+    pub done: bool,
+}
+
+/// A body being read.
+#[derive(Debug)]
+pub struct BodyReader {
+    body: Body,
+    emit: Emit,
+}
+
+#[derive(Debug)]
+enum Body {
+    Empty,
+    Length { remaining: u64 },
+    Chunked(Chunked),
+    UntilClose,
+}
+
+impl BodyReader {
+    pub fn new(framing: Framing, emit: Emit) -> BodyReader {
+        let body = match framing {
+            Framing::None | Framing::Length(0) => Body::Empty,
+            Framing::Length(remaining) => Body::Length { remaining },
+            Framing::Chunked => Body::Chunked(Chunked::default()),
+            Framing::UntilClose => Body::UntilClose,
+        };
+        BodyReader { body, emit }
+    }
+
+    /// Reads on. Progress is made, or the body done, unless the input is empty.
+    pub fn advance(&mut self, input: &[u8]) -> Result<Step, Malformed> {
+        match &mut self.body {
+            Body::Empty => Ok(Step { done: true, ..Step::default() }),
+            Body::Length { remaining } => {
+                // A length beyond usize is certainly longer than the input.
+                let len = usize::try_from(*remaining).unwrap_or(usize::MAX).min(input.len());
+                *remaining -= len as u64;
+                Ok(Step { consumed: len, pass: 0..len, content: len, done: *remaining == 0 })
+            }
+            Body::Chunked(chunked) => chunked.advance(input, self.emit),
+            Body::UntilClose => {
+                let len = input.len();
+                Ok(Step { consumed: len, pass: 0..len, content: len, done: false })
+            }
+        }
+    }
+
+    /// What goes on before the last step's `pass`; the next step overwrites it.
+    pub fn lead(&self) -> &[u8] {
+        match (&self.body, self.emit) {
+            (Body::Chunked(chunked), Emit::Wire) => chunked.lead(),
+            _ => &[],
+        }
+    }
+
+    /// The trailer lines that go on, each with its CR LF, once the body is done.
+    pub fn trailers(&self) -> &[u8] {
+        match &self.body {
+            Body::Chunked(chunked) => chunked.trailers(),
+            _ => &[],
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        match &self.body {
+            Body::Empty | Body::Length { remaining: 0 } => true,
+            Body::Chunked(chunked) => chunked.is_done(),
+            Body::Length { .. } | Body::UntilClose => false,
+        }
+    }
+
+    /// Whether the end of the connection, now, is a proper end of the body.
+    pub fn may_end_here(&self) -> bool {
+        self.is_done() || matches!(self.body, Body::UntilClose)
+    }
+
+    /// How many bytes of a body of known length are still to come: what may be spliced.
+    pub fn length_left(&self) -> Option<u64> {
+        match self.body {
+            Body::Empty => Some(0),
+            Body::Length { remaining } => Some(remaining),
+            Body::Chunked(_) | Body::UntilClose => None,
+        }
+    }
+
+    /// Counts bytes of a body of known length that went past the reader, spliced.
+    pub fn skip(&mut self, len: u64) {
+        if let Body::Length { remaining } = &mut self.body {
+            debug_assert!(len <= *remaining);
+            *remaining = remaining.saturating_sub(len);
+        }
+    }
+}

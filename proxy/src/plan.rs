@@ -1,0 +1,258 @@
+//! The plan: a config, compiled into what the data plane reads.
+//!
+//! A plan is immutable. An exchange sees one plan from start to end; a worker reads it without a
+//! lock. This is the one place where config becomes the types of the other crates.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use balancer::Policy;
+use reactor::Address;
+
+use crate::http1::encode::Expose;
+use crate::http1::head::HeadLimits;
+use crate::route::{self, Router};
+use crate::telemetry::names::{ListenerId, Names, RouteId, ServiceId};
+
+/// Keys the routers' hashes. Hosts and paths come from the config, so nobody outside chooses what
+/// collides.
+const ROUTER_SEED: u64 = 0x726f_7574_6573;
+
+/// The compiled, immutable form of a config.
+pub struct Plan {
+    /// Counts the plans of this process, from 1.
+    pub generation: u64,
+    /// Of the config's text.
+    pub hash: String,
+    /// `node.id`.
+    pub node_id: Box<str>,
+    /// By the indices that the config gave them.
+    pub listeners: Vec<Listener>,
+    /// By the indices that the config gave them.
+    pub services: Vec<Service>,
+    /// By [`route::RouteId`].
+    pub routes: Vec<Route>,
+    /// What the numbers in counters stand for.
+    pub names: Names,
+    /// How a drain goes.
+    pub shutdown: config::Shutdown,
+    /// Of the process.
+    pub limits: config::Limits,
+}
+
+/// A socket that we accept on.
+pub struct Listener {
+    pub name: Box<str>,
+    pub id: ListenerId,
+    pub address: Address,
+    pub kind: ListenerKind,
+    pub timeouts: config::ListenerTimeouts,
+    /// Connections that this listener serves at a time, over all workers.
+    pub connections: Option<usize>,
+}
+
+/// What is spoken on a listener.
+pub enum ListenerKind {
+    Http(Box<HttpListener>),
+    Tcp(TcpListener),
+}
+
+/// What an HTTP listener needs.
+pub struct HttpListener {
+    pub head_limits: HeadLimits,
+    pub body_size: Option<u64>,
+    pub router: Router,
+    pub forwarded: config::Forwarded,
+    pub expose: Expose,
+}
+
+/// What a TCP listener needs.
+pub struct TcpListener {
+    pub service: usize,
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What to do with the requests of a route.
+pub struct Route {
+    pub name: Box<str>,
+    pub id: RouteId,
+    pub service: usize,
+    pub timeouts: config::RouteTimeouts,
+    /// It names CONNECT.
+    pub allows_connect: bool,
+}
+
+/// A named set of replicas.
+pub struct Service {
+    pub name: Box<str>,
+    pub id: ServiceId,
+    pub endpoints: Vec<Endpoint>,
+    pub policy: Policy,
+    pub pool: config::Pool,
+    pub connect_timeout: Duration,
+}
+
+/// One replica.
+pub struct Endpoint {
+    pub address: Address,
+    /// As logs and the `host` of requests without one say it.
+    pub text: Box<str>,
+    pub weight: u32,
+}
+
+impl Plan {
+    /// Compiles a checked config. `names` carries the numbers of earlier plans on.
+    pub fn compile(
+        config: &config::Config,
+        hash: &str,
+        generation: u64,
+        mut names: Names,
+    ) -> Arc<Plan> {
+        let listeners = config.listeners.iter().enumerate();
+        let listeners = listeners
+            .map(|(index, listener)| compile_listener(config, index, listener, &mut names))
+            .collect();
+        let services =
+            config.services.iter().map(|service| compile_service(service, &mut names)).collect();
+        let routes = config.routes.iter().map(|route| compile_route(route, &mut names)).collect();
+        Arc::new(Plan {
+            generation,
+            hash: hash.to_owned(),
+            node_id: config.node.id.as_str().into(),
+            listeners,
+            services,
+            routes,
+            names,
+            shutdown: config.shutdown.clone(),
+            limits: config.limits.clone(),
+        })
+    }
+}
+
+impl HttpListener {
+    /// Whether what this peer says of the client is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.forwarded.trust.iter().any(|network| network.contains(peer.to_canonical()))
+    }
+}
+
+fn compile_listener(
+    config: &config::Config,
+    index: usize,
+    listener: &config::Listener,
+    names: &mut Names,
+) -> Listener {
+    let kind = match &listener.kind {
+        config::ListenerKind::Http(http) => {
+            ListenerKind::Http(Box::new(compile_http(config, index, listener, http)))
+        }
+        config::ListenerKind::Tcp(tcp) => {
+            ListenerKind::Tcp(TcpListener { service: tcp.service, idle_timeout: tcp.idle_timeout })
+        }
+    };
+    Listener {
+        name: listener.name.as_str().into(),
+        id: names.listener(listener.name.as_str()),
+        address: address(&listener.address),
+        kind,
+        timeouts: listener.timeouts.clone(),
+        connections: listener.limits.connections.map(|limit| limit.get()),
+    }
+}
+
+fn compile_http(
+    config: &config::Config,
+    index: usize,
+    listener: &config::Listener,
+    http: &config::HttpListener,
+) -> HttpListener {
+    let routes: Vec<route::Route> = config
+        .routes
+        .iter()
+        .enumerate()
+        .filter(|(_, route)| route.listeners.contains(&index))
+        .map(|(id, route)| matcher(id, route))
+        .collect();
+    let limits = &config.limits;
+    HttpListener {
+        head_limits: HeadLimits {
+            header_size: http.header_size.unwrap_or(limits.header_size),
+            header_count: limits.header_count.get(),
+            target_size: limits.target_size,
+        },
+        body_size: limits.body_size.map(|size| size as u64),
+        router: Router::new(&routes, ROUTER_SEED),
+        forwarded: listener.forwarded.clone(),
+        expose: match listener.expose_causes {
+            config::ExposeCauses::None => Expose::None,
+            config::ExposeCauses::Name => Expose::Name,
+            config::ExposeCauses::Full => Expose::Full,
+        },
+    }
+}
+
+/// What the router is told of a route.
+fn matcher(id: usize, route: &config::Route) -> route::Route {
+    let hosts = route.hosts.iter().map(|host| match host {
+        config::HostPattern::Any => route::HostPattern::Any,
+        config::HostPattern::Exact(name) => route::HostPattern::Exact(name.clone()),
+        config::HostPattern::Wildcard(suffix) => route::HostPattern::Suffix(suffix.clone()),
+    });
+    let matches = route.matches.iter().map(|condition| route::Match {
+        path: match &condition.path {
+            None => route::PathPattern::Any,
+            Some(config::PathMatch::Exact(path)) => route::PathPattern::Exact(path.clone()),
+            Some(config::PathMatch::Prefix(path)) => route::PathPattern::Prefix(path.clone()),
+        },
+        methods: condition.methods.clone(),
+    });
+    route::Route {
+        id: route::RouteId(u32::try_from(id).expect("a config has fewer than 2^32 routes")),
+        name: route.name.as_str().to_owned(),
+        priority: 0,
+        hosts: hosts.collect(),
+        matches: matches.collect(),
+    }
+}
+
+fn compile_route(route: &config::Route, names: &mut Names) -> Route {
+    let connect = |condition: &config::Match| condition.methods.iter().any(|m| m == "CONNECT");
+    Route {
+        name: route.name.as_str().into(),
+        id: names.route(route.name.as_str()),
+        service: route.service,
+        timeouts: route.timeouts.clone(),
+        allows_connect: route.matches.iter().any(connect),
+    }
+}
+
+fn compile_service(service: &config::Service, names: &mut Names) -> Service {
+    let endpoints = service.endpoints.iter().map(|endpoint| Endpoint {
+        address: address(&endpoint.address),
+        text: match &endpoint.address {
+            config::Address::Ip(ip) => ip.to_string().into(),
+            config::Address::Unix(_) | config::Address::Abstract(_) => "localhost".into(),
+        },
+        weight: endpoint.weight,
+    });
+    Service {
+        name: service.name.as_str().into(),
+        id: names.service(service.name.as_str()),
+        endpoints: endpoints.collect(),
+        policy: match service.balance {
+            config::Balance::RoundRobin => Policy::RoundRobin,
+            config::Balance::LeastRequest => Policy::LeastRequest,
+        },
+        pool: service.pool.clone(),
+        connect_timeout: service.connect_timeout,
+    }
+}
+
+fn address(address: &config::Address) -> Address {
+    match address {
+        config::Address::Ip(ip) => Address::Ip(*ip),
+        config::Address::Unix(path) => Address::Unix(path.clone()),
+        config::Address::Abstract(name) => Address::Abstract(name.clone()),
+    }
+}

@@ -1,0 +1,151 @@
+//! What is remembered of an exchange while it runs, and written down once, at its end.
+
+use std::cell::Cell;
+use std::time::SystemTime;
+
+use reactor::Instant;
+
+use crate::downstream::connection::Connection;
+use crate::error::Cause;
+use crate::exchange::Request;
+use crate::request_id::RequestId;
+use crate::telemetry::access::Access;
+use crate::telemetry::counters::{self, Direction};
+use crate::worker::Worker;
+
+/// The state of one exchange that is of no consequence for its course.
+pub struct Record {
+    began: Instant,
+    pub has_head: Cell<bool>,
+    /// By the plan's index.
+    pub route: Cell<Option<usize>>,
+    endpoint: Cell<usize>,
+    attempts: Cell<u32>,
+    pub request_id: RequestId,
+    /// What the client was told; 0 until then.
+    pub status: Cell<u16>,
+    /// Why ringside answered or cut off by itself.
+    pub cause: Cell<Option<Cause>>,
+    /// Something of a response has come.
+    pub has_interim: Cell<bool>,
+    sent: Cell<Option<Instant>>,
+    first_byte: Cell<Option<Instant>>,
+    pub bytes_in: Cell<u64>,
+    pub bytes_out: Cell<u64>,
+}
+
+impl Record {
+    pub fn begin(now: Instant) -> Record {
+        Record {
+            began: now,
+            has_head: Cell::new(false),
+            route: Cell::new(None),
+            endpoint: Cell::new(0),
+            attempts: Cell::new(0),
+            request_id: RequestId::default(),
+            status: Cell::new(0),
+            cause: Cell::new(None),
+            has_interim: Cell::new(false),
+            sent: Cell::new(None),
+            first_byte: Cell::new(None),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+        }
+    }
+
+    /// The request's head is read; it had so many bytes.
+    pub fn head_read(&self, bytes: usize) {
+        self.has_head.set(true);
+        self.body_read(bytes);
+    }
+
+    /// Bytes came from the client.
+    pub fn body_read(&self, bytes: usize) {
+        self.bytes_in.set(self.bytes_in.get() + bytes as u64);
+    }
+
+    /// Bytes go to the client.
+    pub fn sent_out(&self, bytes: usize) {
+        self.bytes_out.set(self.bytes_out.get() + bytes as u64);
+    }
+
+    /// An endpoint is tried.
+    pub fn attempt(&self, endpoint: usize) {
+        self.endpoint.set(endpoint);
+        self.attempts.set(self.attempts.get() + 1);
+    }
+
+    /// The request goes out.
+    pub fn sent(&self, now: Instant) {
+        self.sent.set(Some(now));
+    }
+
+    /// The final response begins.
+    pub fn first_byte(&self, now: Instant) {
+        self.first_byte.set(Some(now));
+    }
+
+    /// Writes it down.
+    pub fn end(&self, worker: &Worker, down: &Connection, request: &Request) {
+        let plan = &worker.plan;
+        let listener = &plan.listeners[down.listener];
+        let route = self.route.get().map(|index| &plan.routes[index]);
+        let service = route.map(|route| &plan.services[route.service]);
+        let service = service.filter(|_| self.attempts.get() > 0);
+        let now = worker.reactor.clock();
+        let cause = self.cause.get();
+        let mut counters = worker.counters.borrow_mut();
+        counters.exchange(&counters::Exchange {
+            listener: listener.id,
+            route: route.map(|route| route.id),
+            service: service.map(|service| service.id),
+            code: self.status.get(),
+            cause: cause.map(Cause::name),
+            duration: now - self.began,
+            upstream: self.sent.get().map(|sent| self.upstream(sent, now)),
+        });
+        counters.bytes(listener.id, Direction::In, self.bytes_in.get());
+        counters.bytes(listener.id, Direction::Out, self.bytes_out.get());
+        drop(counters);
+        if !worker.samples_access() {
+            return;
+        }
+        let endpoint = service.and_then(|service| service.endpoints.get(self.endpoint.get()));
+        let request_id = self.request_id.text();
+        let (head, bytes) = (&request.head, &request.bytes);
+        let has_head = self.has_head.get();
+        worker.record_access(&Access {
+            time: SystemTime::now() - (now - self.began),
+            listener: &listener.name,
+            route: route.map_or("", |route| &route.name),
+            service: service.map_or("", |service| &service.name),
+            endpoint: endpoint.map_or("", |endpoint| &endpoint.text),
+            method: if has_head { head.method_token(bytes) } else { b"" },
+            path: if has_head { head.target(bytes) } else { b"" },
+            protocol: if has_head { head.version.name() } else { "" },
+            status: self.status.get(),
+            cause: cause.map_or("", Cause::name),
+            duration: now - self.began,
+            first_byte: self.first_byte.get().map(|first| first - self.began),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            request_id: request_id.as_ref().map_or(b"", |id| &id[..]),
+            source_ip: down.peer.as_ref().map_or(b"", |peer| peer.text.as_bytes()),
+            attempts: self.attempts.get(),
+        });
+    }
+
+    /// The times of an exchange that reached an upstream. What is ours: from the request's arrival to
+    /// its departure, and from the response's arrival to the end of the exchange's first answer.
+    fn upstream(&self, sent: Instant, now: Instant) -> counters::Upstream {
+        let first_byte = self.first_byte.get();
+        let after = first_byte.filter(|_| self.bytes_out.get() <= SMALL);
+        counters::Upstream {
+            first_byte: first_byte.map(|first| first - sent),
+            overhead: (sent - self.began) + after.map_or_else(Default::default, |at| now - at),
+        }
+    }
+}
+
+/// Of larger responses the time after the first byte is mostly the peers'.
+const SMALL: u64 = 8 * 1024;

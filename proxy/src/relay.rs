@@ -1,0 +1,368 @@
+//! Bytes from one side to the other: bodies, and tunnels.
+//!
+//! A body goes on as it comes, straight from the receive buffers, or, where much of it is still to
+//! come and its end is known by number or by the connection's end, by `splice(2)` without being read
+//! at all.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::time::Duration;
+
+use reactor::{Buf, Instant, Piece, Reactor, RecvError, RelayEnd, SendError, Stream, both};
+use smallvec::SmallVec;
+
+use crate::error::Malformed;
+use crate::http1::body::BodyReader;
+
+/// From so many remaining bytes on, splicing is cheaper than copying.
+const SPLICE_MIN: u64 = 32 * 1024;
+/// Pieces that are gathered into one send.
+const GATHER: usize = 8;
+/// A tunnel whose receive buffers are full splices this much before it looks again.
+const TUNNEL_BURST: u64 = 4 << 20;
+/// A body that fits here behind its head is copied to it and goes out in one piece.
+pub const INLINE_MAX: usize = 4096;
+
+/// How long each side may keep the other waiting; `None`: for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the next byte from the source.
+    pub source: Option<Duration>,
+    /// For the sink to take some bytes.
+    pub sink: Option<Duration>,
+}
+
+/// Why a body did not go over whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// The source's connection ended within the body.
+    SourceEnded,
+    /// The source's connection was reset or failed.
+    SourceFailed(RecvError),
+    /// The source sent nothing for too long.
+    SourceIdle,
+    /// What the source sent is no body.
+    Malformed(Malformed),
+    /// More content than allowed.
+    TooLarge,
+    /// The sink's connection failed.
+    SinkFailed(SendError),
+    /// The sink took nothing for too long.
+    SinkIdle,
+}
+
+/// A body on its way.
+pub struct Body<'a> {
+    pub reactor: &'a Reactor,
+    pub from: &'a Stream,
+    pub to: &'a Stream,
+    pub reader: &'a mut BodyReader,
+    pub patience: Patience,
+    /// Content bytes that are allowed.
+    pub size_max: u64,
+    /// Counts the bytes that go out.
+    pub moved: &'a Cell<u64>,
+}
+
+impl Body<'_> {
+    /// Sends `head`, then the body to its end. Nothing may be in flight on `to`; at the end the last
+    /// piece may still be.
+    pub async fn send_after(mut self, head: Vec<u8>) -> Result<(), BodyError> {
+        let mut batch = Batch::new(head);
+        while !self.reader.is_done() {
+            let left = self.spliceable();
+            if left >= SPLICE_MIN && batch.is_empty() {
+                self.splice(left).await?;
+                if !self.reader.is_done() {
+                    break; // the end of the connection was the end of the body
+                }
+                continue;
+            }
+            match self.next(batch.is_empty()).await? {
+                Arrived::Bytes(buf) => {
+                    self.take(buf, &mut batch)?;
+                    if !batch.is_full() {
+                        continue;
+                    }
+                }
+                Arrived::Nothing => {}
+                Arrived::End => break,
+            }
+            self.flush(&mut batch).await?;
+        }
+        if !batch.is_empty() {
+            self.settle().await?;
+            self.count(&batch);
+            self.to.start_send(batch.pieces);
+        }
+        Ok(())
+    }
+
+    /// How many of the bytes to come need not be looked at.
+    fn spliceable(&self) -> u64 {
+        match self.reader.length_left() {
+            Some(left) => left,
+            None if self.reader.may_end_here() => u64::MAX,
+            None => 0,
+        }
+    }
+
+    /// What arrives next, if something is there or we are to `wait` for it.
+    async fn next(&self, wait: bool) -> Result<Arrived, BodyError> {
+        if !wait && self.from.is_quiet() {
+            return Ok(Arrived::Nothing);
+        }
+        let deadline = self.patience.source.map_or(Instant::FAR, |p| self.reactor.now() + p);
+        match self.reactor.timeout_at(deadline, self.from.recv()).await {
+            None => Err(BodyError::SourceIdle),
+            Some(Ok(Some(buf))) => Ok(Arrived::Bytes(buf)),
+            Some(Ok(None)) if self.reader.may_end_here() => Ok(Arrived::End),
+            Some(Ok(None)) => Err(BodyError::SourceEnded),
+            Some(Err(error)) => Err(BodyError::SourceFailed(error)),
+        }
+    }
+
+    /// Adds what belongs to the body to the batch and gives the rest back.
+    fn take(&mut self, mut buf: Buf, batch: &mut Batch) -> Result<(), BodyError> {
+        while !buf.is_empty() {
+            let step = self.reader.advance(&buf).map_err(BodyError::Malformed)?;
+            self.size_max =
+                self.size_max.checked_sub(step.content as u64).ok_or(BodyError::TooLarge)?;
+            batch.push_copy(self.reader.lead());
+            let mut pass = buf.split_to(step.consumed);
+            pass.truncate(step.pass.end);
+            pass.advance(step.pass.start);
+            batch.push(pass);
+            if step.done {
+                break;
+            }
+        }
+        self.from.unrecv(buf);
+        Ok(())
+    }
+
+    async fn flush(&mut self, batch: &mut Batch) -> Result<(), BodyError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.settle().await?;
+        self.count(batch);
+        self.to.start_send(batch.pieces.drain(..));
+        self.settle().await
+    }
+
+    fn count(&self, batch: &Batch) {
+        let bytes: usize = batch.pieces.iter().map(Piece::len).sum();
+        self.moved.set(self.moved.get() + bytes as u64);
+    }
+
+    /// Waits until the sink has taken what was sent.
+    async fn settle(&self) -> Result<(), BodyError> {
+        let deadline = self.patience.sink.map_or(Instant::FAR, |p| self.reactor.now() + p);
+        match self.reactor.timeout_at(deadline, self.to.sent()).await {
+            None => Err(BodyError::SinkIdle),
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(BodyError::SinkFailed(error)),
+        }
+    }
+
+    async fn splice(&mut self, left: u64) -> Result<(), BodyError> {
+        // A length beyond what is allowed was refused with the head.
+        self.settle().await?;
+        let moved = Cell::new(0);
+        let relay = self.from.relay(self.to, left, &moved);
+        let end = watched(self.reactor, relay, &moved, self.patience, self.to).await;
+        self.reader.skip(moved.get());
+        self.moved.set(self.moved.get() + moved.get());
+        match end {
+            Ok(RelayEnd::Complete) => Ok(()),
+            Ok(RelayEnd::Eof) if self.reader.may_end_here() => Ok(()),
+            Ok(RelayEnd::Eof) => Err(BodyError::SourceEnded),
+            Ok(RelayEnd::Source(error)) => Err(BodyError::SourceFailed(error)),
+            Ok(RelayEnd::Sink(why)) => Err(BodyError::SinkFailed(SendError { sent: 0, why })),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+enum Arrived {
+    Bytes(Buf),
+    Nothing,
+    /// The end of the connection, which properly ends this body.
+    End,
+}
+
+/// Pieces to go out together.
+struct Batch {
+    pieces: SmallVec<[Piece; GATHER]>,
+}
+
+impl Batch {
+    fn new(head: Vec<u8>) -> Batch {
+        let mut pieces = SmallVec::new();
+        if !head.is_empty() {
+            pieces.push(Piece::Vec(head));
+        }
+        Batch { pieces }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.pieces.len() >= GATHER
+    }
+
+    fn push(&mut self, buf: Buf) {
+        if !buf.is_empty() {
+            self.pieces.push(Piece::Buf(buf));
+        }
+    }
+
+    fn push_copy(&mut self, bytes: &[u8]) {
+        match self.pieces.last_mut() {
+            _ if bytes.is_empty() => {}
+            Some(Piece::Vec(last)) => last.extend_from_slice(bytes),
+            _ => self.pieces.push(Piece::Vec(bytes.to_vec())),
+        }
+    }
+}
+
+/// Runs a relay until it ends, or until nothing has moved for as long as the side that is waited for
+/// may take.
+async fn watched(
+    reactor: &Reactor,
+    relay: impl Future<Output = RelayEnd>,
+    moved: &Cell<u64>,
+    patience: Patience,
+    sink: &Stream,
+) -> Result<RelayEnd, BodyError> {
+    let shortest = patience.source.into_iter().chain(patience.sink).min();
+    let Some(shortest) = shortest else { return Ok(relay.await) };
+    let mut relay = std::pin::pin!(relay);
+    let mut last = (moved.get(), reactor.now());
+    loop {
+        let look = reactor.now() + shortest;
+        if let Some(end) = reactor.timeout_at(look, relay.as_mut()).await {
+            return Ok(end);
+        }
+        if moved.get() != last.0 {
+            last = (moved.get(), reactor.now());
+            continue;
+        }
+        let (limit, error) = match sink.waits_to_write() {
+            true => (patience.sink, BodyError::SinkIdle),
+            false => (patience.source, BodyError::SourceIdle),
+        };
+        if limit.is_some_and(|limit| reactor.now() - last.1 >= limit) {
+            return Err(error);
+        }
+    }
+}
+
+/// How a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// Both sides said that they were done.
+    Closed,
+    /// No byte went either way for too long.
+    Idle,
+    /// One side failed.
+    Failed,
+}
+
+/// Relays both ways until both sides are done, one fails, or neither says anything for `idle`.
+/// A side that ends its sending is told on to the other, which may go on.
+pub async fn tunnel(
+    reactor: &Reactor,
+    down: &Stream,
+    up: &Stream,
+    idle: Option<Duration>,
+    bytes: &Traffic,
+) -> TunnelEnd {
+    let work = async {
+        let (a, b) =
+            both(one_way(down, up, &bytes.inward), one_way(up, down, &bytes.outward)).await;
+        if a && b { TunnelEnd::Closed } else { TunnelEnd::Failed }
+    };
+    let Some(idle) = idle else { return work.await };
+    let mut work = std::pin::pin!(work);
+    loop {
+        let before = bytes.total();
+        let look = reactor.now() + idle;
+        if let Some(end) = reactor.timeout_at(look, work.as_mut()).await {
+            return end;
+        }
+        if bytes.total() == before {
+            return TunnelEnd::Idle;
+        }
+    }
+}
+
+/// Bytes that have gone over, each way.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From the downstream.
+    pub inward: Cell<u64>,
+    /// To the downstream.
+    pub outward: Cell<u64>,
+}
+
+impl Traffic {
+    fn total(&self) -> u64 {
+        self.inward.get() + self.outward.get()
+    }
+}
+
+/// One direction of a tunnel; true if the source came to its end. After a failure the other
+/// direction is ended too.
+async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
+    let done = loop {
+        // Much has piled up while we were busy: bulk. Else small messages go on as they come.
+        let end = if from.is_backlogged() {
+            from.relay(to, TUNNEL_BURST, moved).await
+        } else {
+            one_message(from, to, moved).await
+        };
+        match end {
+            RelayEnd::Complete => {}
+            RelayEnd::Eof => break true,
+            RelayEnd::Source(_) | RelayEnd::Sink(_) => break false,
+        }
+    };
+    match done {
+        true => to.shutdown_write(),
+        false => {
+            from.shutdown_both();
+            to.shutdown_both();
+        }
+    }
+    done
+}
+
+async fn one_message(from: &Stream, to: &Stream, moved: &Cell<u64>) -> RelayEnd {
+    let mut batch = Batch { pieces: SmallVec::new() };
+    let mut bytes = 0;
+    loop {
+        match from.recv().await {
+            Ok(Some(buf)) => {
+                bytes += buf.len() as u64;
+                batch.push(buf);
+            }
+            Ok(None) if batch.is_empty() => return RelayEnd::Eof,
+            Err(error) if batch.is_empty() => return RelayEnd::Source(error),
+            Ok(None) | Err(_) => break,
+        }
+        if batch.is_full() || from.is_quiet() {
+            break;
+        }
+    }
+    match to.send(batch.pieces).await {
+        Ok(_) => {
+            moved.set(moved.get() + bytes);
+            RelayEnd::Complete
+        }
+        Err(error) => RelayEnd::Sink(error.why),
+    }
+}

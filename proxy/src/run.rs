@@ -1,0 +1,398 @@
+//! `ringside run`: the process. Reads the config, opens what must be open, starts control and the
+//! workers, says one line per fact, and waits for signals.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use config::{Config, Io, Loaded, LogOutput};
+use control::{AccessLog, Answer, Control, DataPlane, Listen, Phase};
+use crossbeam_utils::CachePadded;
+use reactor::{Backend, BufferOptions, ListenSocket, Sender, Signal, Signals};
+
+use crate::cpus::{Cpus, Placement};
+use crate::plan::Plan;
+use crate::telemetry::access::AccessRecord;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::names::Names;
+use crate::telemetry::prometheus::{self, Facts};
+use crate::worker::{self, AccessSink, Command, Crew, Setup};
+
+/// Commands that wait for a worker before more are refused.
+const MAILBOX: usize = 4096;
+
+/// Descriptors that are not connections: rings, logs, admin, pipes.
+const DESCRIPTORS_RESERVED: u64 = 256;
+
+/// What the command line overrides.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    pub workers: Option<std::num::NonZeroUsize>,
+    pub io: Option<Io>,
+    pub admin: Option<Listen>,
+}
+
+/// Why the process could not start, in words that say what to do.
+#[derive(Debug)]
+pub enum StartError {
+    Config(config::Failure),
+    Bind { listener: String, address: String, error: io::Error },
+    IoUring(io::Error),
+    AccessLog(io::Error),
+    Control(io::Error),
+    Worker(io::Error),
+    System(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(config::Failure::Invalid(diagnostics)) => {
+                let text = diagnostics.render(crate::check::colours());
+                write!(f, "the config is invalid\n{text}")
+            }
+            StartError::Config(unreadable) => unreadable.fmt(f),
+            StartError::Bind { listener, address, error } => {
+                let hint = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "another process listens there; `ss -ltnp` tells which"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "ports below 1024 need the capability NET_BIND_SERVICE"
+                    }
+                    io::ErrorKind::AddrNotAvailable => "the address is not of this machine",
+                    _ => "check the listener's `address`",
+                };
+                write!(f, "listener {listener}: cannot listen on {address}: {error}; {hint}")
+            }
+            StartError::IoUring(error) => {
+                write!(
+                    f,
+                    "io: io_uring was asked for and does not work here: {error}; use io: auto"
+                )
+            }
+            StartError::AccessLog(error) => {
+                write!(f, "access_log: cannot open the output: {error}")
+            }
+            StartError::Control(error) => write!(f, "admin or probes: {error}"),
+            StartError::Worker(error) => write!(f, "a worker did not start: {error}"),
+            StartError::System(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// Runs until told to stop.
+pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
+    let signals = Signals::block().map_err(StartError::System)?;
+    let loaded = config::load(files).map_err(StartError::Config)?;
+    for warning in loaded.warnings.render(crate::check::colours()).lines() {
+        say(format_args!("{warning}"));
+    }
+    let process = Process::start(loaded, files, overrides)?;
+    loop {
+        match signals.wait() {
+            Signal::Terminate => break,
+            Signal::User1 => process.reopen_logs(),
+            Signal::Hangup => {
+                say(format_args!("SIGHUP: reloading the config is not supported yet; restart"));
+            }
+            Signal::User2 => {
+                say(format_args!("SIGUSR2: upgrading the binary is not supported yet; restart"));
+            }
+        }
+    }
+    process.drain();
+    Ok(())
+}
+
+/// A running data plane.
+pub struct Process {
+    plan: Arc<Plan>,
+    control: Control,
+    workers: Vec<JoinHandle<()>>,
+    mailboxes: Vec<Sender<Command>>,
+    access: Option<Arc<AccessLog>>,
+    listeners: Vec<ListenSocket>,
+}
+
+impl Process {
+    /// Starts everything; when it returns, connections are accepted and it is ready.
+    pub fn start(
+        loaded: Loaded,
+        files: &[PathBuf],
+        overrides: &Overrides,
+    ) -> Result<Process, StartError> {
+        let Loaded { mut config, hash, .. } = loaded;
+        config.limits.connections = affordable(config.limits.connections)?;
+        let plan = Plan::compile(&config, &hash, 1, Names::default());
+        let io = choose_backend(overrides.io.unwrap_or(config.io))?;
+        let workers = overrides.workers.map_or(config.workers, config::Workers::Count);
+        let placement = Cpus::detect().place(workers, config.pin);
+        announce(&config, &plan, files, &placement, &io);
+
+        let listeners = plan.listeners.iter().map(|listener| {
+            ListenSocket::bind(&listener.address).map_err(|error| StartError::Bind {
+                listener: listener.name.to_string(),
+                address: listener.address.to_string(),
+                error,
+            })
+        });
+        let listeners: Vec<ListenSocket> = listeners.collect::<Result<_, _>>()?;
+        let (access, sinks) = open_access_log(&config, placement.workers)?;
+        let access = access.map(Arc::new);
+        let (mailboxes, receivers): (Vec<_>, Vec<_>) =
+            (0..placement.workers).map(|_| reactor::mailbox(MAILBOX)).unzip();
+        let control = start_control(&config, overrides, &plan, &io, &mailboxes, access.clone())?;
+
+        let crew = Arc::new(Crew {
+            load: (0..placement.workers).map(|_| CachePadded::default()).collect(),
+            mailboxes: mailboxes.clone(),
+            connections_max: config.limits.connections.get(),
+            listeners: listeners.iter().map(|_| CachePadded::default()).collect(),
+        });
+        let (ready, started) = mpsc::channel();
+        let mut handles = Vec::new();
+        for (index, (mailbox, access)) in receivers.into_iter().zip(sinks).enumerate() {
+            let setup = Setup {
+                index,
+                plan: plan.clone(),
+                crew: crew.clone(),
+                mailbox,
+                listeners: listeners.clone(),
+                access,
+            };
+            let options = reactor::Options {
+                backend: io.backend,
+                buffers: BufferOptions::default(),
+                seed: seed(index),
+            };
+            let core = placement.cores.as_ref().map(|cores| cores[index]);
+            let handle = worker::start(options, core, setup, ready.clone());
+            handles.push(handle.map_err(StartError::Worker)?);
+        }
+        for _ in 0..placement.workers {
+            let result = started.recv().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            result.map_err(StartError::Worker)?;
+        }
+        for (listener, socket) in plan.listeners.iter().zip(&listeners) {
+            say(format_args!("listener {}: {}", listener.name, socket.address()));
+        }
+        if let Some(address) = control.admin_address() {
+            say(format_args!("admin: {address}"));
+        }
+        if let Some(address) = control.probes_address() {
+            say(format_args!("probes: {address}"));
+        }
+        control.set_phase(Phase::Ready);
+        say(format_args!("ready"));
+        Ok(Process { plan, control, workers: handles, mailboxes, access, listeners })
+    }
+
+    /// Where a listener listens, with its real port.
+    pub fn address(&self, listener: &str) -> Option<&reactor::Address> {
+        let index = self.plan.listeners.iter().position(|known| &*known.name == listener)?;
+        Some(self.listeners[index].address())
+    }
+
+    fn reopen_logs(&self) {
+        if let Some(Err(error)) = self.access.as_ref().map(|access| access.reopen()) {
+            say(format_args!("access_log: cannot open it again, the old file stays: {error}"));
+        }
+    }
+
+    /// Finishes what is begun, and ends.
+    pub fn drain(self) {
+        let begun = Instant::now();
+        say(format_args!("draining"));
+        self.control.set_phase(Phase::Draining);
+        drop(self.listeners);
+        for mailbox in &self.mailboxes {
+            // A mailbox stays full only if its worker is stuck, and then nothing helps.
+            while let Err(Command::Drain) = mailbox.send(Command::Drain) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        self.control.shutdown();
+        if let Some(access) = self.access.and_then(Arc::into_inner) {
+            access.shutdown();
+        }
+        say(format_args!("drained in {:.1} s", begun.elapsed().as_secs_f64()));
+    }
+}
+
+/// Which driver, and why.
+struct ChosenIo {
+    backend: Backend,
+    reason: String,
+}
+
+fn choose_backend(io: Io) -> Result<ChosenIo, StartError> {
+    let chosen = |backend, reason: &str| ChosenIo { backend, reason: reason.to_owned() };
+    match (io, reactor::probe_io_uring()) {
+        (Io::Epoll, _) => Ok(chosen(Backend::Epoll, "io: epoll")),
+        (Io::IoUring, Ok(())) => Ok(chosen(Backend::IoUring, "io: io_uring")),
+        (Io::IoUring, Err(error)) => Err(StartError::IoUring(error)),
+        (Io::Auto, Ok(())) => Ok(chosen(Backend::IoUring, "the self-test passed")),
+        (Io::Auto, Err(error)) => {
+            Ok(chosen(Backend::Epoll, &format!("io_uring does not work here: {error}")))
+        }
+    }
+}
+
+/// Cuts the connection limit to what the descriptor limit allows, loudly.
+fn affordable(limit: std::num::NonZeroUsize) -> Result<std::num::NonZeroUsize, StartError> {
+    let descriptors = reactor::raise_descriptor_limit().map_err(StartError::System)?;
+    // Each connection may need one upstream.
+    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 2;
+    let room = std::num::NonZeroUsize::new(room as usize).unwrap_or(std::num::NonZeroUsize::MIN);
+    if room < limit {
+        say(format_args!(
+            "limits.connections cut from {limit} to {room}: the process may open {descriptors} \
+             descriptors; raise that (ulimit -Hn) or lower the limit"
+        ));
+    }
+    Ok(limit.min(room))
+}
+
+fn open_access_log(
+    config: &Config,
+    workers: usize,
+) -> Result<(Option<AccessLog>, Vec<Option<AccessSink>>), StartError> {
+    let Some(access_log) = &config.access_log else {
+        return Ok((None, (0..workers).map(|_| None).collect()));
+    };
+    let output = match &access_log.output {
+        LogOutput::Stdout => control::Output::Stdout,
+        LogOutput::Stderr => control::Output::Stderr,
+        LogOutput::File(path) => control::Output::File(path.clone()),
+    };
+    let (log, sinks) = AccessLog::start(output, workers, AccessRecord::write_json)
+        .map_err(StartError::AccessLog)?;
+    let sample = access_log.sample.per_million();
+    let sinks = sinks.into_iter().map(|sink| Some(AccessSink { sink, sample })).collect();
+    Ok((Some(log), sinks))
+}
+
+fn start_control(
+    config: &Config,
+    overrides: &Overrides,
+    plan: &Arc<Plan>,
+    io: &ChosenIo,
+    mailboxes: &[Sender<Command>],
+    access: Option<Arc<AccessLog>>,
+) -> Result<Control, StartError> {
+    let admin = overrides.admin.clone();
+    let admin = match (admin, &config.admin) {
+        (Some(admin), _) => Some(admin),
+        (None, Some(admin)) => Some(listen(&admin.address)?),
+        (None, None) => None,
+    };
+    let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
+    let options = control::Options {
+        admin,
+        probes,
+        version: control::Version {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: plan.generation,
+            config_hash: plan.hash.clone(),
+            io_backend: io.backend.name().to_owned(),
+        },
+    };
+    let plane = Plane {
+        plan: plan.clone(),
+        mailboxes: mailboxes.to_vec(),
+        applied_at_s: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |since| since.as_secs_f64()),
+        io_backend: io.backend.name(),
+        io_reason: io.reason.clone(),
+        access,
+    };
+    control::start(options, plane).map_err(StartError::Control)
+}
+
+fn listen(address: &config::Address) -> Result<Listen, StartError> {
+    match address {
+        config::Address::Ip(ip) => Ok(Listen::Tcp(*ip)),
+        config::Address::Unix(path) => Ok(Listen::Unix(path.clone())),
+        config::Address::Abstract(name) => Err(StartError::Control(io::Error::other(format!(
+            "unix:@{name}: abstract sockets have no file mode to protect them; use a path"
+        )))),
+    }
+}
+
+/// What control asks the data plane for.
+struct Plane {
+    plan: Arc<Plan>,
+    mailboxes: Vec<Sender<Command>>,
+    applied_at_s: f64,
+    io_backend: &'static str,
+    io_reason: String,
+    access: Option<Arc<AccessLog>>,
+}
+
+impl DataPlane for Plane {
+    type Counters = Counters;
+
+    fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    fn counters(&self, worker: usize, answer: Answer<Counters>) {
+        // A full mailbox drops the question, which counts as silence.
+        let _ = self.mailboxes[worker].send(Command::Snapshot(answer));
+    }
+
+    fn render(&self, counters: &[Counters], out: &mut String) {
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION"),
+            generation: self.plan.generation,
+            applied_at_s: self.applied_at_s,
+            io_backend: self.io_backend,
+            io_reason: &self.io_reason,
+            access_log_dropped: self.access.as_ref().map(|access| access.dropped()),
+        };
+        prometheus::render(out, &self.plan.names, counters, &facts);
+    }
+}
+
+/// One line per fact.
+fn announce(config: &Config, plan: &Plan, files: &[PathBuf], placement: &Placement, io: &ChosenIo) {
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let cores = match &placement.cores {
+        Some(cores) => format!("pinned to cores {cores:?}"),
+        None => "not pinned".to_owned(),
+    };
+    let (workers, reason) = (placement.workers, placement.reason);
+    say(format_args!("version {}", env!("CARGO_PKG_VERSION")));
+    say(format_args!(
+        "config generation {}, hash {}, from {}",
+        plan.generation,
+        plan.hash,
+        files.join(", ")
+    ));
+    say(format_args!("workers {workers}, {cores} ({reason})"));
+    say(format_args!("io {} ({})", io.backend.name(), io.reason));
+    say(format_args!(
+        "memory: connections {} x up to {} bytes each, bounded by limits.memory {} bytes",
+        config.limits.connections, config.limits.connection_buffer, config.limits.memory
+    ));
+}
+
+/// Says a fact to whoever started us.
+fn say(fact: fmt::Arguments<'_>) {
+    eprintln!("ringside: {fact}");
+}
+
+fn seed(worker: usize) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    now as u64
+        ^ u64::from(std::process::id()) << 32
+        ^ (worker as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

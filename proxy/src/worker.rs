@@ -1,0 +1,370 @@
+//! A worker: one core's thread, its event loop, and everything that it owns while serving.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use reactor::{
+    AcceptError, Accepted, Either, Instant, ListenSocket, Listener, Reactor, Receiver, Sender, race,
+};
+use slotmap::{SlotMap, new_key_type};
+
+use crate::downstream;
+use crate::downstream::connection::Connection;
+use crate::exchange::{self, Memory};
+use crate::plan::{ListenerKind, Plan};
+use crate::spare::{Slots, Spare};
+use crate::telemetry::access::{Access, AccessRecord};
+use crate::telemetry::counters::Counters;
+use crate::upstream::Upstreams;
+
+new_key_type! {
+    /// Names a downstream connection of this worker.
+    pub struct ConnectionKey;
+}
+
+/// When accepting failed, the next attempt comes after a connection was closed, or after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the closing of idle upstream connections is looked after.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How often the loop's lag is measured.
+const LAG_PROBE: Duration = Duration::from_millis(100);
+
+/// What other threads ask of a worker.
+pub enum Command {
+    /// Serve this connection, which another worker accepted.
+    Serve { listener: usize, accepted: Accepted },
+    /// Give a copy of the counters.
+    Snapshot(control::Answer<Counters>),
+    /// Finish what is begun and end.
+    Drain,
+}
+
+/// What the workers share: how many connections each serves, and how to write to it. The counters
+/// are the one exception to "nothing shared", touched once per connection.
+pub struct Crew {
+    pub load: Vec<CachePadded<AtomicUsize>>,
+    pub mailboxes: Vec<Sender<Command>>,
+    /// Connections that the process serves at a time.
+    pub connections_max: usize,
+    /// Per listener, how many it serves.
+    pub listeners: Vec<CachePadded<AtomicUsize>>,
+}
+
+impl Crew {
+    /// The worker that serves fewest connections; counted there from now on.
+    fn assign(&self) -> usize {
+        let loads = self.load.iter().map(|load| load.load(Ordering::Relaxed));
+        let (least, _) = loads.enumerate().min_by_key(|(_, load)| *load).expect("a worker");
+        self.load[least].fetch_add(1, Ordering::Relaxed);
+        least
+    }
+
+    fn connections(&self) -> usize {
+        self.load.iter().map(|load| load.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// A worker's state, shared by its tasks.
+pub struct Worker {
+    pub reactor: Reactor,
+    pub plan: Arc<Plan>,
+    pub upstreams: Upstreams,
+    pub counters: RefCell<Counters>,
+    /// Heads and their bytes, used again.
+    pub memory: Spare<Memory>,
+    index: usize,
+    crew: Arc<Crew>,
+    connections: RefCell<SlotMap<ConnectionKey, Rc<Connection>>>,
+    draining: Cell<bool>,
+    access: Option<RefCell<AccessSink>>,
+}
+
+/// Where access records go.
+pub struct AccessSink {
+    pub sink: control::Sink<AccessRecord>,
+    /// Of a million exchanges, so many are logged.
+    pub sample: u32,
+}
+
+/// What a worker is started with.
+pub struct Setup {
+    pub index: usize,
+    pub plan: Arc<Plan>,
+    pub crew: Arc<Crew>,
+    pub mailbox: Receiver<Command>,
+    /// By the plan's listener indices.
+    pub listeners: Vec<ListenSocket>,
+    pub access: Option<AccessSink>,
+}
+
+/// Serves until told to drain, and then until that is done.
+pub async fn serve(reactor: Reactor, setup: Setup) {
+    let Setup { index, plan, crew, mut mailbox, listeners, access } = setup;
+    let upstreams = Upstreams::new(&reactor, &plan);
+    let worker = Rc::new(Worker {
+        reactor: reactor.clone(),
+        plan,
+        upstreams,
+        counters: RefCell::new(Counters::new()),
+        memory: Spare::default(),
+        index,
+        crew,
+        connections: RefCell::default(),
+        draining: Cell::new(false),
+        access: access.map(RefCell::new),
+    });
+    let start: Rc<dyn Fn(usize, Accepted)> = {
+        let (worker, slots) = (worker.clone(), Rc::new(Slots::default()));
+        Rc::new(move |listener, accepted| {
+            let connection = worker.admit(listener, accepted);
+            let (worker, slots) = (worker.clone(), slots.clone());
+            match &worker.plan.listeners[listener].kind {
+                ListenerKind::Http(_) => worker.reactor.clone().spawn(
+                    downstream::connection::serve(worker, connection, slots, exchange::exchange),
+                ),
+                ListenerKind::Tcp(tcp) => {
+                    let (service, idle) = (tcp.service, tcp.idle_timeout);
+                    let serving = downstream::tcp::serve(worker.clone(), connection, service, idle);
+                    worker.reactor.spawn(serving);
+                }
+            }
+        })
+    };
+    reactor.spawn(measure_lag(worker.clone()));
+    reactor.spawn(sweep(worker.clone()));
+    let accepting = Rc::new(Cell::new(listeners.len()));
+    let mut stops = Vec::new();
+    for (listener, socket) in listeners.into_iter().enumerate() {
+        let (stop, stopped) = reactor::mailbox(1);
+        stops.push(stop);
+        let accept = accept(worker.clone(), listener, socket, stopped, start.clone());
+        let accepting = accepting.clone();
+        reactor.spawn(async move {
+            accept.await;
+            accepting.set(accepting.get() - 1);
+        });
+    }
+    while let Some(command) = mailbox.recv().await {
+        match command {
+            Command::Serve { listener, accepted } => start(listener, accepted),
+            Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
+            Command::Drain => break,
+        }
+    }
+    worker.drain(&mut mailbox, stops, &accepting, &*start).await;
+}
+
+/// Accepts on one listener until told to stop, and hands each connection to the worker that serves
+/// fewest.
+async fn accept(
+    worker: Rc<Worker>,
+    listener: usize,
+    socket: ListenSocket,
+    mut stopped: Receiver<()>,
+    start: Rc<dyn Fn(usize, Accepted)>,
+) {
+    let mut accepting = Listener::new(&worker.reactor, socket);
+    let mut complained = false;
+    loop {
+        match race(accepting.accept(), stopped.recv()).await {
+            Either::First(Ok(Some(accepted))) => {
+                complained = false;
+                worker.hand_over(listener, accepted, &*start);
+            }
+            Either::First(Ok(None)) => return,
+            Either::First(Err(error)) => {
+                if !std::mem::replace(&mut complained, true) {
+                    worker.complain(listener, error);
+                }
+                worker.reactor.sleep(ACCEPT_PAUSE).await;
+            }
+            Either::Second(_) => break,
+        }
+    }
+    // Whoever has connected is served, and told to go elsewhere next time.
+    accepting.stop();
+    while let Ok(Some(accepted)) = accepting.accept().await {
+        worker.hand_over(listener, accepted, &*start);
+    }
+    while let Some(accepted) = accepting.sweep() {
+        worker.hand_over(listener, accepted, &*start);
+    }
+}
+
+impl Worker {
+    /// Whether the process is going down: nobody is invited to stay.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Whether this exchange is to be logged.
+    pub fn samples_access(&self) -> bool {
+        let Some(access) = &self.access else { return false };
+        let sample = access.borrow().sample;
+        sample >= 1_000_000 || self.reactor.random() % 1_000_000 < u64::from(sample)
+    }
+
+    /// Writes an access record; a full queue drops and counts it.
+    pub fn record_access(&self, access: &Access<'_>) {
+        if let Some(sink) = &self.access {
+            sink.borrow_mut().sink.push(|record| record.fill(access));
+        }
+    }
+
+    fn hand_over(&self, listener: usize, accepted: Accepted, start: &dyn Fn(usize, Accepted)) {
+        let crew = &self.crew;
+        let limit = self.plan.listeners[listener].connections.unwrap_or(usize::MAX);
+        let here = crew.listeners[listener].fetch_add(1, Ordering::Relaxed);
+        if crew.connections() >= crew.connections_max || here >= limit {
+            crew.listeners[listener].fetch_sub(1, Ordering::Relaxed);
+            self.refuse(listener);
+            return; // dropping it closes it
+        }
+        let least = crew.assign();
+        if least == self.index {
+            start(listener, accepted);
+            return;
+        }
+        let letter = Command::Serve { listener, accepted };
+        if let Err(Command::Serve { accepted, .. }) = crew.mailboxes[least].send(letter) {
+            // Its mailbox is full, so it is not the less loaded one after all.
+            crew.load[least].fetch_sub(1, Ordering::Relaxed);
+            crew.load[self.index].fetch_add(1, Ordering::Relaxed);
+            start(listener, accepted);
+        }
+    }
+
+    fn refuse(&self, listener: usize) {
+        let mut counters = self.counters.borrow_mut();
+        let id = self.plan.listeners[listener].id;
+        counters.connection_opened(id);
+        counters.connection_closed(id, Some(crate::error::Cause::ConnectionLimit.name()));
+    }
+
+    fn admit(&self, listener: usize, accepted: Accepted) -> Rc<Connection> {
+        let stream = self.reactor.adopt(accepted);
+        self.counters.borrow_mut().connection_opened(self.plan.listeners[listener].id);
+        let mut connections = self.connections.borrow_mut();
+        let key = connections
+            .insert_with_key(|key| Rc::new(Connection::new(&self.plan, listener, key, stream)));
+        connections[key].clone()
+    }
+
+    /// The connection has ended.
+    pub fn dismiss(&self, connection: &Connection) {
+        self.connections.borrow_mut().remove(connection.key);
+        let id = self.plan.listeners[connection.listener].id;
+        let cause = connection.ended_by().map(|cause| cause.name());
+        self.counters.borrow_mut().connection_closed(id, cause);
+        self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed);
+        self.crew.listeners[connection.listener].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn complain(&self, listener: usize, error: AcceptError) {
+        let name = &self.plan.listeners[listener].name;
+        eprintln!(
+            "ringside: listener {name}: accepting paused: {error}; \
+             raise the descriptor limit (ulimit -n) or lower limits.connections"
+        );
+    }
+
+    /// Finishes what is begun: idle connections are closed after the grace period, all others at the
+    /// deadline.
+    async fn drain(
+        &self,
+        mailbox: &mut Receiver<Command>,
+        stops: Vec<Sender<()>>,
+        accepting: &Cell<usize>,
+        start: &dyn Fn(usize, Accepted),
+    ) {
+        self.draining.set(true);
+        let begun = self.reactor.now();
+        let grace = begun + self.plan.shutdown.grace;
+        let deadline = begun + self.plan.shutdown.deadline;
+        // Keep accepting for the grace period: whoever balances onto us has not heard yet.
+        let mut stops = Some(stops);
+        loop {
+            let now = self.reactor.now();
+            if now >= grace {
+                drop(stops.take());
+                self.close(|connection| connection.is_idle());
+            }
+            let alone = self.connections.borrow().is_empty() && accepting.get() == 0;
+            if alone || now >= deadline {
+                break;
+            }
+            // A connection that ends is noticed within this time.
+            let look = (now + Duration::from_millis(10)).min(deadline);
+            match self.reactor.timeout_at(look, mailbox.recv()).await {
+                Some(Some(Command::Serve { listener, accepted })) => start(listener, accepted),
+                Some(Some(Command::Snapshot(answer))) => {
+                    answer.send(self.counters.borrow().clone());
+                }
+                Some(Some(Command::Drain)) => {}
+                Some(None) => self.reactor.sleep_until(look).await,
+                None => {}
+            }
+        }
+        self.close(|_| true);
+        self.upstreams.clear();
+    }
+
+    /// Ends the connections that `which` chooses; their tasks notice.
+    fn close(&self, which: impl Fn(&Connection) -> bool) {
+        for connection in self.connections.borrow().values().filter(|c| which(c)) {
+            connection.stream.shutdown_both();
+        }
+    }
+}
+
+/// Lets upstream connections go that are closed or too old.
+async fn sweep(worker: Rc<Worker>) {
+    loop {
+        worker.reactor.sleep(SWEEP).await;
+        worker.upstreams.sweep(&worker);
+    }
+}
+
+/// Measures how late the loop comes round: a timer's lateness beyond its tick.
+async fn measure_lag(worker: Rc<Worker>) {
+    loop {
+        let due = worker.reactor.clock() + LAG_PROBE;
+        worker.reactor.sleep_until(due).await;
+        let late = worker.reactor.clock() - due;
+        worker.counters.borrow_mut().loop_lag(late.saturating_sub(Duration::from_millis(1)));
+    }
+}
+
+/// The time since the reactor's origin, for what is pure.
+pub fn moment(now: Instant) -> Duration {
+    Duration::from_nanos(now.as_nanos())
+}
+
+/// Starts a worker on a thread of its own, pinned to `core` if one is given.
+pub fn start(
+    options: reactor::Options,
+    core: Option<usize>,
+    setup: Setup,
+    ready: mpsc::Sender<io::Result<()>>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let name = format!("worker-{}", setup.index);
+    std::thread::Builder::new().name(name).spawn(move || {
+        if let Some(id) = core {
+            // Where the mask has changed since, the scheduler decides.
+            core_affinity::set_for_current(core_affinity::CoreId { id });
+        }
+        let said = ready.clone();
+        let result = reactor::run(options, |reactor| async move {
+            let _ = said.send(Ok(()));
+            serve(reactor, setup).await;
+        });
+        if let Err(error) = result {
+            let _ = ready.send(Err(error));
+        }
+    })
+}

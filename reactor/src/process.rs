@@ -1,0 +1,77 @@
+//! What concerns the whole process: its signals and its descriptor limit.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use crate::sys::check;
+
+/// A signal that the process handles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT or SIGTERM: finish and end.
+    Terminate,
+    /// SIGHUP: read the config again.
+    Hangup,
+    /// SIGUSR1: open logs again.
+    User1,
+    /// SIGUSR2: upgrade the binary.
+    User2,
+}
+
+const HANDLED: [(libc::c_int, Signal); 5] = [
+    (libc::SIGINT, Signal::Terminate),
+    (libc::SIGTERM, Signal::Terminate),
+    (libc::SIGHUP, Signal::Hangup),
+    (libc::SIGUSR1, Signal::User1),
+    (libc::SIGUSR2, Signal::User2),
+];
+
+/// Takes the process's signals to be waited for, instead of interrupting.
+pub struct Signals {
+    set: libc::sigset_t,
+}
+
+impl Signals {
+    /// Blocks the handled signals in this thread and those that it starts from now on; so call it
+    /// first.
+    pub fn block() -> io::Result<Signals> {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: `sigemptyset` initialises the set; the others read or change it.
+        unsafe {
+            check(libc::sigemptyset(set.as_mut_ptr()))?;
+            for (number, _) in HANDLED {
+                check(libc::sigaddset(set.as_mut_ptr(), number))?;
+            }
+            let set = set.assume_init();
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) {
+                0 => Ok(Signals { set }),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+    }
+
+    /// Waits for the next signal.
+    pub fn wait(&self) -> Signal {
+        loop {
+            let mut number = 0;
+            // SAFETY: reads the set, writes the number.
+            let failed = unsafe { libc::sigwait(&self.set, &mut number) } != 0;
+            let known = HANDLED.iter().find(|(handled, _)| *handled == number);
+            if let (false, Some((_, signal))) = (failed, known) {
+                return *signal;
+            }
+        }
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one; returns what it is then.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills, then reads the limit.
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit))?;
+    }
+    Ok(limit.rlim_cur)
+}
