@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::definition::{Key, Kind, Object, Words};
 use crate::diagnostic::quoted;
 use crate::name::header_name;
-use crate::reader::{Complaint, Report, list, text, word};
+use crate::reader::{list, text, word};
+use crate::report::{Complaint, Report};
 use crate::tree::Node;
 use crate::units::{Ratio, ratio};
 

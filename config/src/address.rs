@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use crate::diagnostic::quoted;
-use crate::reader::{Complaint, Report, scalar, text};
+use crate::reader::{scalar, text};
+use crate::report::{Complaint, Report};
 use crate::tree::Node;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,7 +11,8 @@ use crate::process::{
     ADMIN, Admin, IO_KIND, Io, LIMITS, Limits, NODE, Node, PIN_KIND, PROBES, Pin, Probes, SHUTDOWN,
     Shutdown, WORKERS_KIND, Workers, admin, io, limits, node, pin, probes, shutdown, workers,
 };
-use crate::reader::{Problem, Report, list, or_none};
+use crate::reader::{list, or_none};
+use crate::report::{Problem, Report};
 use crate::route::{ROUTE, Route, route};
 use crate::service::{SERVICE, Service, service};
 use crate::source::Span;

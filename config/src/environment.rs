@@ -4,7 +4,7 @@
 //! YAML: it cannot add keys.
 
 use crate::diagnostic::quoted;
-use crate::reader::{Complaint, Problem, Report};
+use crate::report::{Complaint, Problem, Report};
 use crate::tree::{Node, Style, Value};
 
 /// What a variable holds; `None` where it is not set.

@@ -4,7 +4,7 @@
 
 use serde::de::IgnoredAny;
 
-use crate::reader::Problem;
+use crate::report::Problem;
 use crate::source::Span;
 use crate::tree::Node;
 use crate::yaml;

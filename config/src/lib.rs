@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Each of the last ones holds, for one part of the config, the type that comes out, the table
-//! of keys that goes in, and the function between the two. The tables ([`definition`]) are the
+//! of keys that goes in, and the function between the two. The tables (`definition.rs`) are the
 //! one place that knows which keys exist, which ones have to wait for their feature, and what a
 //! missing key means; [`reference()`] prints them.
 //!
@@ -46,6 +46,7 @@ mod names;
 mod process;
 mod reader;
 mod reference;
+mod report;
 mod route;
 mod service;
 mod source;

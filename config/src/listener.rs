@@ -8,7 +8,8 @@ use crate::definition::{Key, Kind, Object, Words};
 use crate::name::{Name, name};
 use crate::names::Names;
 use crate::process::{HEADER_SIZE_MAX, HEADER_SIZE_MIN};
-use crate::reader::{Fields, Problem, Report, list, or_none, word};
+use crate::reader::{Fields, list, or_none, word};
+use crate::report::{Problem, Report};
 use crate::tree::Node;
 use crate::units::{count, limit_duration, size};
 

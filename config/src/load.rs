@@ -10,7 +10,7 @@ use crate::diagnostic::Diagnostics;
 use crate::environment::{Lookup, substitute};
 use crate::fingerprint::fingerprint;
 use crate::join::join;
-use crate::reader::{Problem, Report};
+use crate::report::{Problem, Report};
 use crate::source::{SOURCE_BYTES_MAX, Sources, Span};
 use crate::tree::Node;
 use crate::{json, toml_text, yaml};

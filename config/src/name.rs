@@ -6,7 +6,8 @@ use std::fmt;
 use std::ops::Deref;
 
 use crate::diagnostic::quoted;
-use crate::reader::{Complaint, Report, text};
+use crate::reader::text;
+use crate::report::{Complaint, Report};
 use crate::tree::Node;
 
 /// `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`

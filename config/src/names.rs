@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use crate::diagnostic::quoted;
 use crate::name::name;
-use crate::reader::{Problem, Report, closest};
+use crate::reader::closest;
+use crate::report::{Problem, Report};
 use crate::source::Span;
 use crate::tree::{Node, Value};
 

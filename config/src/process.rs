@@ -9,7 +9,8 @@ use crate::address::{Address, listen_address};
 use crate::definition::{Key, Kind, Object, Words};
 use crate::diagnostic::quoted;
 use crate::name::{Name, name};
-use crate::reader::{Complaint, Problem, Report, not_yet, or_none, text, word};
+use crate::reader::{not_yet, or_none, text, word};
+use crate::report::{Complaint, Problem, Report};
 use crate::tree::{Node as Tree, Value};
 use crate::units::{count, duration, size};
 

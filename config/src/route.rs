@@ -6,7 +6,8 @@ use crate::definition::{Key, Kind, Object};
 use crate::diagnostic::quoted;
 use crate::name::{Name, is_token, name};
 use crate::names::Names;
-use crate::reader::{Complaint, Problem, Report, list, or_none, text};
+use crate::reader::{list, or_none, text};
+use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node;
 use crate::units::limit_duration;
 

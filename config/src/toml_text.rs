@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::reader::Problem;
+use crate::report::Problem;
 use crate::source::Span;
 use crate::tree::{Entry, Node, Style, Value};
 

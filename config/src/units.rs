@@ -7,7 +7,8 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::diagnostic::quoted;
-use crate::reader::{Complaint, Report, scalar};
+use crate::reader::scalar;
+use crate::report::{Complaint, Report};
 use crate::tree::{Node, Shape, Style};
 
 /// A share of a whole, exact to a millionth.

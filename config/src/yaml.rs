@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError};
 
 use crate::diagnostic::quoted;
-use crate::reader::Problem;
+use crate::report::Problem;
 use crate::source::Span;
 use crate::tree::{Entry, Node, Scalar, Style, Value};
 
@@ -45,6 +45,8 @@ struct Open {
     anchor: usize,
     /// Nodes before it was opened, to know the size of what an anchor names.
     nodes_before: usize,
+    /// Levels of what is in it so far.
+    height: usize,
     content: Content,
 }
 
@@ -62,6 +64,7 @@ struct Key {
 struct Anchored {
     node: Node,
     nodes: usize,
+    height: usize,
 }
 
 #[derive(Default)]
@@ -81,8 +84,8 @@ impl Builder {
                 refuse_tag(tag.is_some(), span)?;
                 self.charge(1, span)?;
                 let node = scalar_node(span, &text, style);
-                self.remember(anchor, &node, 1)?;
-                self.place(node)
+                self.remember(anchor, &node, 1, 0)?;
+                self.place(node, 0)
             }
             Event::SequenceStart(_, anchor, tag) => {
                 refuse_tag(tag.is_some(), span)?;
@@ -111,12 +114,12 @@ impl Builder {
     fn open(&mut self, span: Span, anchor: usize, content: Content) -> Result<(), Problem> {
         let nodes_before = self.nodes;
         self.charge(1, span)?;
-        self.open.push(Open { span, anchor, nodes_before, content });
+        self.open.push(Open { span, anchor, nodes_before, height: 0, content });
         Ok(())
     }
 
     fn close(&mut self, end: Span) -> Result<(), Problem> {
-        let Some(Open { span, anchor, nodes_before, content }) = self.open.pop() else {
+        let Some(Open { span, anchor, nodes_before, height, content }) = self.open.pop() else {
             return Ok(());
         };
         let value = match content {
@@ -125,26 +128,36 @@ impl Builder {
         };
         let span = Span { end: end.end.max(span.end), ..span };
         let node = Node { span, value };
-        self.remember(anchor, &node, self.nodes - nodes_before)?;
-        self.place(node)
+        self.remember(anchor, &node, self.nodes - nodes_before, height + 1)?;
+        self.place(node, height + 1)
     }
 
     fn alias(&mut self, anchor: usize, span: Span) -> Result<(), Problem> {
         let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(Problem::error(span, "an anchor cannot be used inside of itself"));
         };
-        let nodes = anchored.nodes;
+        let (nodes, height) = (anchored.nodes, anchored.height);
         self.charge(nodes, span)?;
+        // The parser sees an alias as one level, whatever it stands for.
+        if self.open.len() + height > NESTING_MAX {
+            return Err(too_deep(span));
+        }
         let node = self.anchors[&anchor].node.clone();
-        self.place(node)
+        self.place(node, height)
     }
 
-    fn remember(&mut self, anchor: usize, node: &Node, nodes: usize) -> Result<(), Problem> {
+    fn remember(
+        &mut self,
+        anchor: usize,
+        node: &Node,
+        nodes: usize,
+        height: usize,
+    ) -> Result<(), Problem> {
         if anchor == 0 {
             return Ok(());
         }
         self.charge(nodes, node.span)?;
-        self.anchors.insert(anchor, Anchored { node: node.clone(), nodes });
+        self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, height });
         Ok(())
     }
 
@@ -159,11 +172,12 @@ impl Builder {
     }
 
     /// Puts a finished node where the parser is: as the root, an item, a key or a value.
-    fn place(&mut self, node: Node) -> Result<(), Problem> {
+    fn place(&mut self, node: Node, height: usize) -> Result<(), Problem> {
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
+        open.height = open.height.max(height);
         match &mut open.content {
             Content::List(items) => items.push(node),
             Content::Map { entries, keys, key, merged } => match key.take() {
@@ -235,14 +249,15 @@ fn merge(mut entries: Vec<Entry>, merged: Vec<Node>) -> Vec<Entry> {
     entries
 }
 
+fn too_deep(span: Span) -> Problem {
+    Problem::error(span, format!("a config nests at most {NESTING_MAX} levels deep"))
+}
+
 fn syntax_problem(file: u32, text: &str, fault: &ScanError) -> Problem {
     let at = fault.marker().byte_offset().unwrap_or(0);
     let span = Span::new(file, at, at);
     let problem = match fault.kind() {
-        ErrorKind::RecursionLimitExceeded => {
-            let message = format!("a config nests at most {NESTING_MAX} levels deep");
-            return Problem::error(span, message);
-        }
+        ErrorKind::RecursionLimitExceeded => return too_deep(span),
         _ => Problem::error(span, format!("this is not YAML: {}", fault.info())),
     };
     match syntax_hint(text, at) {

@@ -45,6 +45,13 @@ fn twenty_thousand_dots() {
     errors_of(&format!("[{key}]"), Format::Toml);
     errors_of(&format!("[[{key}]]"), Format::Toml);
     errors_of(&format!("b = {{ {key} = 1 }}"), Format::Toml);
+    let key = format!("a{}", ".a".repeat(900));
+    errors_of(
+        &format!("[{key}]\n{}1{}", format!("{key} = {{").repeat(60), "}".repeat(60)),
+        Format::Toml,
+    );
+    errors_of(&format!("[{key}]\n{key} = {}1{}", "[".repeat(60), "]".repeat(60)), Format::Toml);
+    errors_of(&format!("[{key}]\n").repeat(2), Format::Toml);
 }
 
 #[test]
@@ -67,6 +74,16 @@ fn a_bomb_of_merge_keys() {
         text.push_str(&format!("x{level}: &x{level} {{ <<: [{sources}], k{level}: 1 }}\n"));
     }
     expect(&text, Format::Yaml, "at most 4000000 keys and values");
+}
+
+#[test]
+fn a_tower_of_anchors() {
+    let mut text = String::from("x0: &x0 a\n");
+    for level in 1..250 {
+        let (open, close) = ("[".repeat(60), "]".repeat(60));
+        text.push_str(&format!("x{level}: &x{level} {open}*x{}{close}\n", level - 1));
+    }
+    expect(&text, Format::Yaml, "nests at most 64 levels");
 }
 
 #[test]

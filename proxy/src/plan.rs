@@ -177,7 +177,7 @@ fn compile_http(
     let limits = &config.limits;
     HttpListener {
         head_limits: HeadLimits {
-            header_size: http.header_size.unwrap_or(limits.header_size),
+            header_size: http.header_size,
             header_count: limits.header_count.get(),
             target_size: limits.target_size,
         },

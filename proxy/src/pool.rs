@@ -19,7 +19,8 @@ pub struct IdlePool<T> {
 /// What a pool may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Idle connections.
+    /// Connections that stay idle. For a moment there may be more: many exchanges may end at once, and
+    /// the next requests want their connections again.
     pub idle: usize,
     /// How long one may be idle; `None`: as long as the upstream lets it.
     pub idle_timeout: Option<Duration>,
@@ -48,6 +49,11 @@ struct Observed {
     idle: Duration,
     at: Duration,
 }
+
+/// So many times its bound a pool may hold for a moment.
+const BURST: usize = 16;
+/// That moment: what is beyond the bound and was idle longer is let go.
+const BURST_IDLE: Duration = Duration::from_millis(250);
 
 /// An observation counts this long.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -86,7 +92,7 @@ impl<T> IdlePool<T> {
             return Some(connection);
         }
         let until = patience.map_or(Duration::MAX, |patience| now.saturating_add(patience));
-        let full = self.idle.len() >= self.limits.idle;
+        let full = self.idle.len() >= self.limits.idle.saturating_mul(BURST);
         let evicted = full.then(|| self.idle.remove(0).connection);
         self.idle.push(Idle { connection, since: now, until });
         evicted
@@ -106,11 +112,17 @@ impl<T> IdlePool<T> {
         None
     }
 
-    /// Drops those that are too old, and those that are not `alive`. Returns when the next one will
+    /// Drops those that are too old, those that are too many, and those that are not `alive`. Returns when the next one will
     /// be too old.
     pub fn sweep(&mut self, now: Duration, mut alive: impl FnMut(&T) -> bool) -> Duration {
         let patience = &mut self.patience;
+        // The oldest come first.
+        let mut surplus = self.idle.len().saturating_sub(self.limits.idle);
         self.idle.retain(|idle| {
+            if surplus > 0 && now.saturating_sub(idle.since) >= BURST_IDLE {
+                surplus -= 1;
+                return false;
+            }
             if idle.until <= now {
                 return false;
             }
@@ -161,14 +173,27 @@ mod tests {
     }
 
     #[test]
-    fn the_last_in_is_the_first_out_and_the_oldest_makes_room() {
+    fn the_last_in_is_the_first_out() {
         let mut pool = pool(2, 5_000);
         assert_eq!(pool.put(1, at(0), None), None);
         assert_eq!(pool.put(2, at(1), None), None);
-        assert_eq!(pool.put(3, at(2), None), Some(1));
-        assert_eq!(pool.take(at(3), |_| true), Some(3));
         assert_eq!(pool.take(at(3), |_| true), Some(2));
+        assert_eq!(pool.take(at(3), |_| true), Some(1));
         assert_eq!(pool.take(at(3), |_| true), None);
+    }
+
+    #[test]
+    fn a_burst_is_kept_for_a_moment_and_the_oldest_go() {
+        let mut pool = pool(2, 5_000);
+        for n in 0..32 {
+            assert_eq!(pool.put(n, at(u64::from(n)), None), None);
+        }
+        assert_eq!(pool.put(32, at(32), None), Some(0), "sixteen times the bound is too many");
+        pool.sweep(at(200), |_| true);
+        assert_eq!(pool.len(), 32);
+        pool.sweep(at(300), |_| true);
+        assert_eq!(pool.len(), 2);
+        assert_eq!(pool.take(at(300), |_| true), Some(32));
     }
 
     #[test]

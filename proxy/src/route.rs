@@ -274,3 +274,268 @@ fn hash_of(hasher: &SeedableRandomState, key: &[u8]) -> u64 {
     key.hash(&mut state);
     state.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn route(name: &str, hosts: &[&str], matches: &[Match]) -> Route {
+        Route {
+            id: RouteId(0),
+            name: name.to_owned(),
+            priority: 0,
+            hosts: hosts.iter().map(|host| HostPattern::parse(host)).collect(),
+            matches: matches.to_vec(),
+        }
+    }
+
+    fn exact(path: &str) -> Match {
+        Match { path: PathPattern::Exact(path.to_owned()), methods: Vec::new() }
+    }
+
+    fn prefix(path: &str) -> Match {
+        Match { path: PathPattern::Prefix(path.to_owned()), methods: Vec::new() }
+    }
+
+    fn with(method: &str, condition: Match) -> Match {
+        Match { methods: vec![method.to_owned()], ..condition }
+    }
+
+    /// Looks `METHOD host path` up and expects the name of a route, or `-`.
+    fn check(routes: &[Route], rows: &[(&str, &str)]) {
+        let mut routes = routes.to_vec();
+        for (place, route) in routes.iter_mut().enumerate() {
+            route.id = RouteId(place as u32);
+        }
+        let router = Router::new(&routes, 7);
+        for (request, expect) in rows {
+            let [method, host, path] = request.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{request}")
+            };
+            let found = router.lookup(host.as_bytes(), path.as_bytes(), method.as_bytes());
+            let name = found.map_or("-", |id| &routes[id.0 as usize].name);
+            assert_eq!(name, *expect, "{request}");
+        }
+    }
+
+    #[test]
+    fn hosts_exact_then_longest_wildcard_then_any() {
+        check(
+            &[
+                route("any", &[], &[]),
+                route("star", &["*"], &[exact("/star")]),
+                route("short", &["*.example.com"], &[]),
+                route("long", &["*.a.example.com"], &[]),
+                route("exact", &["B.example.COM"], &[]),
+                route("six", &["[::1]"], &[]),
+            ],
+            &[
+                ("GET b.example.com /", "exact"),
+                ("GET B.EXAMPLE.com:8080 /", "exact"),
+                ("GET c.example.com /", "short"),
+                ("GET c.b.example.com /", "short"),
+                ("GET a.example.com /", "short"),
+                ("GET b.a.example.com:1 /", "long"),
+                ("GET example.com /", "any"),
+                ("GET .example.com /", "any"),
+                ("GET xexample.com /", "any"),
+                ("GET [::1]:80 /", "six"),
+                ("GET [::2]:80 /", "any"),
+                ("GET  /", "any"),
+                ("GET other /star", "star"),
+            ],
+        );
+    }
+
+    #[test]
+    fn paths_exact_then_longest_prefix_on_segments() {
+        check(
+            &[
+                route("root", &["a"], &[prefix("/")]),
+                route("api", &["a"], &[prefix("/api")]),
+                route("slash", &["a"], &[prefix("/slash/")]),
+                route("deep", &["a"], &[prefix("/api/v1")]),
+                route("exact", &["a"], &[exact("/api/v1/x")]),
+                route("only", &["b"], &[exact("/")]),
+            ],
+            &[
+                ("GET a /", "root"),
+                ("GET a /api", "api"),
+                ("GET a /api/", "api"),
+                ("GET a /api/x", "api"),
+                ("GET a /apix", "root"),
+                ("GET a /API", "root"),
+                ("GET a /slash", "slash"),
+                ("GET a /slash/x", "slash"),
+                ("GET a /slashx", "root"),
+                ("GET a /api/v1", "deep"),
+                ("GET a /api/v1/x", "exact"),
+                ("GET a /api/v1/x/", "deep"),
+                ("GET a /api/v11", "api"),
+                ("OPTIONS a *", "root"),
+                ("CONNECT a ", "root"),
+                ("GET b /", "only"),
+                ("GET b /x", "-"),
+                ("GET c /", "-"),
+            ],
+        );
+    }
+
+    #[test]
+    fn methods_then_names() {
+        check(
+            &[
+                route("b", &["a"], &[prefix("/")]),
+                route("a", &["a"], &[prefix("/")]),
+                route("z", &["a"], &[with("GET", prefix("/"))]),
+                route("y", &["a"], &[with("POST", exact("/x"))]),
+            ],
+            &[
+                ("GET a /", "z"),
+                ("POST a /", "a"),
+                ("get a /", "a"),
+                ("POST a /x", "y"),
+                ("GET a /x", "z"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_fits_no_route_of_its_host_tries_the_next() {
+        check(
+            &[
+                route("any", &[], &[prefix("/any")]),
+                route("wide", &["*.com"], &[with("GET", prefix("/wide"))]),
+                route("exact", &["a.com"], &[exact("/exact")]),
+            ],
+            &[
+                ("GET a.com /exact", "exact"),
+                ("GET a.com /wide", "wide"),
+                ("POST a.com /wide", "-"),
+                ("GET a.com /any", "any"),
+                ("GET a.com /none", "-"),
+            ],
+        );
+    }
+
+    #[test]
+    fn priority_comes_before_everything() {
+        let mut low = route("exact", &["a"], &[exact("/x")]);
+        low.priority = -1;
+        let mut high = route("high", &[], &[prefix("/x")]);
+        high.priority = 1;
+        check(
+            &[low, high, route("middle", &["a"], &[])],
+            &[("GET a /x", "high"), ("GET a /", "middle"), ("GET b /", "-")],
+        );
+    }
+
+    #[test]
+    fn a_host_longer_than_any_name_fits_any_alone() {
+        let long = "a.".repeat(200);
+        let routes = [route("any", &[], &[]), route("suffix", &["*.a"], &[])];
+        check(&routes, &[(&format!("GET {long}a /"), "any"), ("GET a.a /", "suffix")]);
+    }
+
+    /// The rules, read once more from INTERFACE.md and applied to every pattern in turn.
+    fn reference(routes: &[Route], host: &str, path: &str, method: &str) -> Option<RouteId> {
+        let host = host.split(':').next().unwrap().to_ascii_lowercase();
+        let host_rank = |pattern: &HostPattern| match pattern {
+            HostPattern::Any => Some((0, 0)),
+            HostPattern::Suffix(s) => {
+                let rest = host.strip_suffix(&s.to_ascii_lowercase())?.strip_suffix('.')?;
+                (!rest.is_empty()).then_some((1, s.len()))
+            }
+            HostPattern::Exact(name) => (name.to_ascii_lowercase() == host).then_some((2, 0)),
+        };
+        let path_rank = |pattern: &PathPattern| match pattern {
+            PathPattern::Any => Some((0, 0)),
+            PathPattern::Prefix(p) => {
+                let p = p.trim_end_matches('/');
+                let rest = path.strip_prefix(p)?;
+                let whole = p.is_empty() || rest.is_empty() || rest.starts_with('/');
+                whole.then_some((0, p.len()))
+            }
+            PathPattern::Exact(p) => (p == path).then_some((1, 0)),
+        };
+        let everything = [Match::default()];
+        let any_host = [HostPattern::Any];
+        let mut best = None;
+        for route in routes {
+            let hosts = if route.hosts.is_empty() { &any_host[..] } else { &route.hosts };
+            let matches = if route.matches.is_empty() { &everything[..] } else { &route.matches };
+            for (host, condition) in hosts.iter().flat_map(|h| matches.iter().map(move |m| (h, m)))
+            {
+                let (Some(host), Some(path)) = (host_rank(host), path_rank(&condition.path)) else {
+                    continue;
+                };
+                let named = condition.methods.iter().any(|m| m == method);
+                if !named && !condition.methods.is_empty() {
+                    continue;
+                }
+                let name = std::cmp::Reverse(route.name.clone());
+                let rank = (route.priority, host, path, named, name);
+                if best.as_ref().is_none_or(|(known, _)| rank > *known) {
+                    best = Some((rank, route.id));
+                }
+            }
+        }
+        best.map(|(_, id)| id)
+    }
+
+    fn hosts() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![
+            "*", "a", "b.a", "*.a", "*.b.a", "c.b.a", "*.com", "A", "*.B.a", "x.a",
+        ])
+    }
+
+    fn paths() -> impl Strategy<Value = PathPattern> {
+        let paths = vec!["/", "/a", "/a/", "/a/b", "/ab", "/a/b/c", "/b"];
+        let path = prop::sample::select(paths).prop_map(str::to_owned);
+        prop_oneof![
+            Just(PathPattern::Any),
+            path.clone().prop_map(PathPattern::Exact),
+            path.prop_map(PathPattern::Prefix),
+        ]
+    }
+
+    fn conditions() -> impl Strategy<Value = Match> {
+        let method = prop::sample::select(vec!["GET", "POST"]).prop_map(str::to_owned);
+        (paths(), prop::collection::vec(method, 0..2))
+            .prop_map(|(path, methods)| Match { path, methods })
+    }
+
+    prop_compose! {
+        fn routes()(parts in prop::collection::vec((
+            -1..2i32,
+            prop::collection::vec(hosts(), 0..3),
+            prop::collection::vec(conditions(), 0..3),
+        ), 0..12)) -> Vec<Route> {
+            let route = |(place, (priority, hosts, matches)): (usize, (i32, Vec<&str>, _))| Route {
+                id: RouteId(place as u32),
+                // Not in the order of the ids.
+                name: format!("{}", place * 7 % 13),
+                priority,
+                hosts: hosts.into_iter().map(HostPattern::parse).collect(),
+                matches,
+            };
+            parts.into_iter().enumerate().map(route).collect()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn like_the_reference(
+            routes in routes(),
+            seed: u64,
+            host in "([abcx]|com){0,1}(\\.[abA]){0,3}(:80)?",
+            path in "(/[ab]{0,2}){1,4}",
+            method in "GET|POST|PUT",
+        ) {
+            let router = Router::new(&routes, seed);
+            let found = router.lookup(host.as_bytes(), path.as_bytes(), method.as_bytes());
+            prop_assert_eq!(found, reference(&routes, &host, &path, &method));
+        }
+    }
+}

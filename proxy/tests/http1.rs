@@ -13,6 +13,7 @@
 #[path = "http1/peer.rs"]
 mod peer;
 
+use proptest::prelude::*;
 use ringside::http::{Method, Version};
 use ringside::http1::encode::{Forward, Respond};
 use ringside::http1::head::{Asked, HeadLimits};
@@ -218,4 +219,78 @@ fn response_bodies() {
 #[test]
 fn response_forwarding() {
     check_responses("response_forward.txt");
+}
+
+prop_compose! {
+    /// A field of any name and value that the grammar allows, among them those that mean
+    /// something to a proxy.
+    fn field()(
+        name in prop_oneof![
+            4 => "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}",
+            1 => "(?i-u)x-forwarded-(for|proto|host)|x-request-id|via|te|keep-alive|trailer|forwarded",
+            1 => "(?i-u)connection|upgrade|http2-settings|proxy-authorization|x-ringside-cause",
+        ],
+        white in "[ \t]{0,3}",
+        value in "[ \t!-~]{0,30}",
+    ) -> (String, String) {
+        (name, format!("{white}{value}"))
+    }
+}
+
+/// Names that the grammar of their own values or counts restricts.
+fn is_free(name: &str) -> bool {
+    !["host", "content-length", "transfer-encoding", "expect"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+proptest! {
+    /// Whatever well-formed request comes, one goes on, with its method, target, host, framing
+    /// and body, and no line that nobody wrote (the peer checks lines and fields).
+    #[test]
+    fn a_well_formed_request_goes_on_as_one(
+        method in "[A-Z]{3,9}",
+        path in "(/[a-z0-9%.~|{}-]{0,8}){1,4}",
+        query in "(\\?[a-z=&?/]{0,12})?",
+        host in "[a-z]{1,9}(\\.[a-z]{1,5})?(:[1-9][0-9]{0,3})?",
+        fields in prop::collection::vec(field(), 0..12),
+        place in any::<prop::sample::Index>(),
+        body in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
+        is_chunked: bool,
+        trust: bool,
+    ) {
+        prop_assume!(method != "CONNECT");
+        let mut lines: Vec<String> = fields
+            .iter()
+            .filter(|(name, _)| is_free(name))
+            .map(|(name, value)| format!("{name}:{value}\r\n"))
+            .collect();
+        lines.insert(place.index(lines.len() + 1), format!("hOSt: {host}\r\n"));
+        let mut input = format!("{method} {path}{query} HTTP/1.1\r\n").into_bytes();
+        let (framing, content) = match (&body, is_chunked) {
+            (None, _) => (String::new(), Vec::new()),
+            (Some(body), true) if !body.is_empty() => {
+                lines.insert(place.index(lines.len()), "transfer-encoding: chunked\r\n".to_owned());
+                let size = format!("{:x}\r\n", body.len());
+                (" chunked".to_owned(), [size.as_bytes(), body, b"\r\n0\r\n\r\n"].concat())
+            }
+            (Some(body), _) => {
+                lines.insert(place.index(lines.len()), format!("content-length: {}\r\n", body.len()));
+                (format!(" length={}", body.len()), body.clone())
+            }
+        };
+        input.extend(lines.concat().as_bytes());
+        input.extend(b"\r\n");
+        input.extend(content);
+        let forward = Forward { trust, ..peer::FORWARD };
+        let events = peer::requests(&[&input], &HeadLimits::default(), &forward);
+        let start = format!("request {method} {path}{query} host={host}{framing}");
+        prop_assert!(events[0].starts_with(&start), "{events:?}");
+        let bodies: Vec<_> = events.iter().filter(|e| e.starts_with("body ")).collect();
+        match body {
+            Some(body) => prop_assert_eq!(bodies, [&format!("body {}", body.escape_ascii())]),
+            None => prop_assert!(bodies.is_empty()),
+        }
+        prop_assert_eq!(events.iter().filter(|e| e.starts_with("request ")).count(), 1);
+    }
 }

@@ -345,7 +345,7 @@ impl Socket {
     /// first; a receive after that finds an end like an orderly one, which it is not. (Where the
     /// orderly end had come before the reset, the error is `EPIPE`, and an end is an end.)
     pub(crate) fn failed(&mut self, errno: i32) {
-        self.recv.was_reset |= errno == 9999;
+        self.recv.was_reset |= errno == libc::ECONNRESET;
     }
 
     /// The length of what is taken next.

@@ -48,12 +48,21 @@ fn is_host(host: &[u8]) -> bool {
         [b'[', address @ .., b']'] => {
             str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
         }
-        _ => {
-            !host.is_empty()
-                && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b))
-        }
+        _ => !host.is_empty() && host.iter().all(|&b| NAME_BYTE[usize::from(b)]),
     }
 }
+
+/// The unreserved characters of RFC 3986 §2.3.
+static NAME_BYTE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let b = byte as u8;
+        table[byte] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 fn is_port(port: &[u8]) -> bool {
     let mut number = 0u32;

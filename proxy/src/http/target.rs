@@ -80,34 +80,26 @@ fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
 
 /// Path and query, if every byte may stand in a target.
 fn split_query(target: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut query_start = target.len();
-    for (place, &byte) in target.iter().enumerate() {
-        match TARGET_BYTE[usize::from(byte)] {
-            PLAIN => {}
-            QUESTION => query_start = query_start.min(place),
-            _ => return None,
-        }
-    }
-    Some(target.split_at(query_start))
+    let is_plain = |b: &u8| PLAIN[usize::from(*b)];
+    let path_len = target.iter().position(|b| !is_plain(b)).unwrap_or(target.len());
+    let (path, query) = target.split_at(path_len);
+    let may_stand = |b: &u8| is_plain(b) || *b == b'?';
+    (query.is_empty() || query[0] == b'?' && query.iter().all(may_stand)).then_some((path, query))
 }
-
-const REFUSED: u8 = 0;
-const PLAIN: u8 = 1;
-const QUESTION: u8 = 2;
 
 /// Controls and space would end the target; `#` begins a fragment, which is never sent and which
 /// the next hop may cut off or not. Everything else that browsers and curl send unescaped, bytes
-/// beyond ASCII too, goes on as it came.
-static TARGET_BYTE: [u8; 256] = {
-    let mut table = [PLAIN; 256];
+/// beyond ASCII too, goes on as it came. A question mark is plain only in a query.
+static PLAIN: [bool; 256] = {
+    let mut table = [true; 256];
     let mut byte = 0;
     while byte <= 0x20 {
-        table[byte] = REFUSED;
+        table[byte] = false;
         byte += 1;
     }
-    table[0x7f] = REFUSED;
-    table[b'#' as usize] = REFUSED;
-    table[b'?' as usize] = QUESTION;
+    table[0x7f] = false;
+    table[b'#' as usize] = false;
+    table[b'?' as usize] = false;
     table
 };
 

@@ -21,6 +21,11 @@ pub struct Connection {
 impl Connection {
     /// Adds one field's value.
     pub(super) fn add(&mut self, value: &[u8]) -> Result<(), Cause> {
+        // What nearly every client sends.
+        if self.count == 0 && value == b"keep-alive" {
+            (self.keep_alive, self.count) = (true, 1);
+            return Ok(());
+        }
         for option in options(value) {
             if usize::from(self.count) == OPTIONS_MAX {
                 return Err(Cause::HeadersTooLarge);

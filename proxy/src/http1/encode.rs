@@ -352,3 +352,106 @@ fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 fn write_visible(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text.iter().map(|&b| if b.is_ascii_graphic() { b } else { b'_' }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Malformed;
+
+    const OWN: OwnResponse<'static> = OwnResponse {
+        cause: Cause::NoRoute,
+        expose: Expose::Name,
+        node_id: b"web-1",
+        client: Version::Http11,
+        keep_alive: true,
+        head_request: false,
+        retry_after: None,
+        date: None,
+    };
+
+    fn check(own: OwnResponse<'_>, expect: &str) {
+        let mut out = b"before".to_vec();
+        encode_own_response(&mut out, &own);
+        assert_eq!(std::str::from_utf8(&out).unwrap(), format!("before{expect}"));
+    }
+
+    #[test]
+    fn own_responses_tell_name_and_next_step() {
+        check(
+            OWN,
+            "HTTP/1.1 404 Not Found\r\ncontent-type: text/plain\r\ncontent-length: 92\r\n\
+             x-ringside-cause: no_route; node=web-1\r\n\r\n\
+             no_route: no route matches this host, path and method; \
+             compare them with `ringside explain`\n",
+        );
+    }
+
+    #[test]
+    fn full_tells_the_detail_none_tells_nothing() {
+        let cause = Cause::BadRequest(Malformed::SeveralHosts);
+        check(
+            OwnResponse { cause, expose: Expose::Full, keep_alive: false, ..OWN },
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 57\r\n\
+             x-ringside-cause: bad_request; node=web-1; detail=several_hosts\r\n\
+             connection: close\r\n\r\n\
+             bad_request (several_hosts): send exactly one Host field\n",
+        );
+        check(
+            OwnResponse { cause, expose: Expose::None, head_request: true, ..OWN },
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 12\r\n\r\n",
+        );
+    }
+
+    #[test]
+    fn own_responses_to_old_clients_with_a_wait() {
+        let own = OwnResponse {
+            cause: Cause::Draining,
+            expose: Expose::None,
+            client: Version::Http10,
+            retry_after: Some(3),
+            date: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            ..OWN
+        };
+        check(
+            own,
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
+             content-length: 20\r\nretry-after: 3\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             connection: keep-alive\r\n\r\nService Unavailable\n",
+        );
+    }
+
+    #[test]
+    fn a_node_id_ends_no_line() {
+        let mut out = Vec::new();
+        encode_own_response(&mut out, &OwnResponse { node_id: b"a\r\nx: y\0\xff", ..OWN });
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("; node=a__x:_y__\r\n"), "{text}");
+    }
+
+    #[test]
+    fn every_cause_makes_one_whole_response() {
+        for &cause in Cause::ALL.iter().filter(|cause| cause.status() != 0) {
+            let mut out = Vec::new();
+            encode_own_response(&mut out, &OwnResponse { cause, expose: Expose::Full, ..OWN });
+            let mut slots = [httparse::EMPTY_HEADER; 8];
+            let mut head = httparse::Response::new(&mut slots);
+            let Ok(httparse::Status::Complete(len)) = head.parse(&out) else { panic!("{cause:?}") };
+            let length = head.headers.iter().find(|h| h.name == "content-length").unwrap().value;
+            assert_eq!(length, (out.len() - len).to_string().as_bytes());
+            assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), head.headers.len() + 3);
+        }
+    }
+
+    #[test]
+    fn addresses_as_text() {
+        for (address, text) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::1", "::1"),
+            ("1111:2222:3333:4444:5555:6666:7777:8888", "1111:2222:3333:4444:5555:6666:7777:8888"),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(IpText::new(address).as_bytes(), text.as_bytes());
+        }
+    }
+}

@@ -24,21 +24,36 @@ pub(super) fn is_token(text: &[u8]) -> bool {
 /// How many bytes at the start of `text` are token characters.
 #[inline]
 pub(super) fn token_len(text: &[u8]) -> usize {
-    let mut at = 0;
-    // Nearly all names are letters, digits and hyphens: eight of those at a time.
-    while let Some(eight) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let other = !is_word(u64::from_le_bytes(*eight)) & HIGHS;
-        if other != 0 {
-            at += (other.trailing_zeros() / 8) as usize;
-            if text[at] == b':' {
-                return at;
-            }
-            break;
-        }
-        at += 8;
-    }
+    // Nearly all names are letters, digits and hyphens, and end at a colon.
+    let mut at = skip(text, 0, not_word);
     while at < text.len() && is_token_byte(text[at]) {
         at += 1;
+    }
+    at
+}
+
+/// The first control character (a tab too) at or after `from`, else the length of `text`.
+/// Bytes from 0x80 on are `obs-text` and no controls.
+#[inline]
+pub(super) fn find_control(text: &[u8], from: usize) -> usize {
+    let mut at = skip(text, from, control);
+    while at < text.len() && !is_control(text[at]) {
+        at += 1;
+    }
+    at
+}
+
+/// Goes on from `from`, eight bytes at a time, while `flags` flags none of them by its high bit.
+/// Ends at the first flagged byte or within eight bytes of the end.
+#[inline]
+fn skip(text: &[u8], from: usize, flags: impl Fn(u64) -> u64) -> usize {
+    let mut at = from;
+    while let Some(eight) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let flags = flags(u64::from_le_bytes(*eight)) & HIGHS;
+        if flags != 0 {
+            return at + (flags.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
     }
     at
 }
@@ -46,17 +61,26 @@ pub(super) fn token_len(text: &[u8]) -> usize {
 const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
 const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// Sets the high bit of each byte that is an ASCII letter, digit or hyphen. All sums stay within
+/// Sets the high bit of each byte that is no ASCII letter, digit or hyphen. All sums stay within
 /// their byte because the high bits are cleared first.
 #[inline]
-fn is_word(word: u64) -> u64 {
+fn not_word(word: u64) -> u64 {
     let low = word & !HIGHS;
     let at_least = |bytes: u64, least: u8| bytes + ONES * u64::from(0x80 - least);
-    let lower = low | ONES * 0x20;
+    let lower = low | (ONES * 0x20);
     let letter = at_least(lower, b'a') & !at_least(lower, b'z' + 1);
     let digit = at_least(low, b'0') & !at_least(low, b'9' + 1);
-    let hyphen = !((low ^ ONES * u64::from(b'-')) + ONES * 0x7f);
-    (letter | digit | hyphen) & !word
+    let hyphen = !((low ^ (ONES * u64::from(b'-'))) + ONES * 0x7f);
+    !(letter | digit | hyphen) | word
+}
+
+/// Sets the high bit of the first byte that is a control character. A borrow can flag a byte
+/// falsely only above one that is flagged rightly, so the lowest flag is exact.
+#[inline]
+fn control(word: u64) -> u64 {
+    let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+    let delete = word ^ (ONES * 0x7f);
+    below_space | (delete.wrapping_sub(ONES) & !delete)
 }
 
 /// RFC 9110 §5.6.3: optional white space is space and tab, nothing else.
@@ -76,30 +100,6 @@ pub(super) fn trim_ows(mut text: &[u8]) -> &[u8] {
         text = rest;
     }
     text
-}
-
-/// The first control character (a tab too) at or after `from`, else the length of `text`.
-/// Bytes from 0x80 on are `obs-text` and no controls.
-#[inline]
-pub(super) fn find_control(text: &[u8], from: usize) -> usize {
-    let mut at = from;
-    while let Some(eight) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*eight);
-        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-        let delete = word ^ (ONES * 0x7f);
-        let is_delete = delete.wrapping_sub(ONES) & !delete;
-        // A borrow can flag a byte falsely only above one that is flagged rightly, so the lowest
-        // flag is exact.
-        let flags = (below_space | is_delete) & HIGHS;
-        if flags != 0 {
-            return at + (flags.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    while at < text.len() && !is_control(text[at]) {
-        at += 1;
-    }
-    at
 }
 
 fn is_control(byte: u8) -> bool {
@@ -143,12 +143,12 @@ mod tests {
     #[test]
     fn every_byte_in_every_lane() {
         for byte in 0..=255u8 {
-            for lane in 0..17 {
-                let mut text = [b'a'; 17];
+            for lane in 0..25 {
+                let mut text = [b'a'; 25];
                 text[lane] = byte;
-                let expect = if byte < 0x20 || byte == 0x7f { lane } else { 17 };
+                let expect = if byte < 0x20 || byte == 0x7f { lane } else { 25 };
                 assert_eq!(find_control(&text, 0), expect, "{byte:#x} at {lane}");
-                let expect = if is_token_byte(byte) { 17 } else { lane };
+                let expect = if is_token_byte(byte) { 25 } else { lane };
                 assert_eq!(token_len(&text), expect, "{byte:#x} at {lane}");
             }
         }

@@ -519,7 +519,12 @@ impl Sim {
         let (fd, taken) = (operation.fd, operation.amount);
         let result = match world.room(fd, taken == 0) {
             Ok(0) => return,
-            Err(errno) if taken == 0 => Err(errno),
+            Err(errno) if taken == 0 => {
+                // Told at once: who receives after this finds an end that is none.
+                drop(world);
+                self.report_sent(table, key, Err(errno));
+                return;
+            }
             Err(_) => Ok(taken),
             Ok(room) => {
                 let bytes = op.copy_rest(taken, room);

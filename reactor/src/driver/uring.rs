@@ -165,8 +165,10 @@ impl Uring {
         let Some(socket) = table.sockets.get(key) else { return };
         let fd = Fd(socket.fd);
         let Some(op) = socket.send.op.as_mut() else { return };
-        // WAITALL: the kernel itself goes on after a short send.
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        // Without MSG_WAITALL: with it the kernel goes on by itself after a short send, and when it
+        // then meets a reset it tells the bytes and forgets the reset, which a receive then takes
+        // for an orderly end.
+        let flags = libc::MSG_NOSIGNAL;
         let entry = match op.rest() {
             Segments::One(bytes) => {
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

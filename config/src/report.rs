@@ -1,0 +1,167 @@
+//! What is wrong, collected while the reader goes on.
+
+use std::collections::HashSet;
+
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::source::{Sources, Span};
+
+/// More are counted, not kept: a file of a million mistakes has one cause.
+const DIAGNOSTICS_MAX: usize = 100;
+
+/// One mistake on its way into the report.
+pub(crate) struct Problem {
+    severity: Severity,
+    span: Span,
+    complaint: Complaint,
+    related: Option<Box<(Span, String)>>,
+    /// Where it is told from elsewhere than the place that the reader is at.
+    path: Option<Box<str>>,
+}
+
+/// Why a text is not the value it should be; where it stands is the caller's to add.
+#[derive(Debug)]
+pub(crate) struct Complaint {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Complaint {
+    pub(crate) fn new(message: impl Into<String>) -> Complaint {
+        Complaint { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Complaint {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl Problem {
+    pub(crate) fn error(span: Span, message: impl Into<String>) -> Problem {
+        Problem::because(span, Complaint::new(message))
+    }
+
+    pub(crate) fn warning(span: Span, message: impl Into<String>) -> Problem {
+        Problem { severity: Severity::Warning, ..Problem::error(span, message) }
+    }
+
+    pub(crate) fn because(span: Span, complaint: Complaint) -> Problem {
+        Problem { severity: Severity::Error, span, complaint, related: None, path: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Problem {
+        self.complaint = self.complaint.hint(hint);
+        self
+    }
+
+    pub(crate) fn related(mut self, span: Span, message: impl Into<String>) -> Problem {
+        self.related = Some(Box::new((span, message.into())));
+        self
+    }
+
+    pub(crate) fn path(mut self, path: impl Into<String>) -> Problem {
+        self.path = Some(path.into().into_boxed_str());
+        self
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Key(&'static str),
+    Index(usize),
+}
+
+/// What was found so far, and where in the tree the reader is.
+pub(crate) struct Report<'s> {
+    sources: &'s Sources,
+    path: Vec<Step>,
+    found: Vec<Diagnostic>,
+    seen: HashSet<(u32, u32, String)>,
+    errors_not_kept: usize,
+}
+
+impl<'s> Report<'s> {
+    pub(crate) fn new(sources: &'s Sources) -> Report<'s> {
+        Report {
+            sources,
+            path: Vec::new(),
+            found: Vec::new(),
+            seen: HashSet::new(),
+            errors_not_kept: 0,
+        }
+    }
+
+    pub(crate) fn sources(&self) -> &'s Sources {
+        self.sources
+    }
+
+    pub(crate) fn add(&mut self, problem: Problem) {
+        let Problem { severity, span, complaint, related, path } = problem;
+        let Complaint { message, hint } = complaint;
+        if self.is_full() {
+            self.errors_not_kept += usize::from(severity == Severity::Error);
+            return;
+        }
+        // A YAML alias brings the same mistake to several places.
+        if !self.seen.insert((span.file, span.start, message.clone())) {
+            return;
+        }
+        let place = self.sources.place(span);
+        self.found.push(Diagnostic {
+            severity,
+            file: place.file,
+            line: place.line,
+            column: place.column,
+            path: path.map_or_else(|| self.path_text(), String::from),
+            message,
+            hint,
+            related: related.map(|related| (self.sources.place(related.0), related.1)),
+            excerpt: place.excerpt,
+        });
+    }
+
+    /// What is added now is only counted: no need to look for a good hint.
+    pub(crate) fn is_full(&self) -> bool {
+        self.found.len() >= DIAGNOSTICS_MAX
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors_not_kept > 0 || self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Everything found, in the order of the text.
+    pub(crate) fn finish(mut self) -> Diagnostics {
+        self.found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        if self.errors_not_kept > 0
+            && let Some(last) = self.found.last_mut()
+        {
+            let more = format!("{} more errors are not shown", self.errors_not_kept);
+            last.hint = Some(match last.hint.take() {
+                Some(hint) => format!("{hint}; {more}"),
+                None => more,
+            });
+        }
+        Diagnostics { list: self.found }
+    }
+
+    /// The keys that lead to where the reader is.
+    pub(crate) fn path_text(&self) -> String {
+        let mut text = String::new();
+        for step in &self.path {
+            match step {
+                Step::Key(key) if text.is_empty() => text.push_str(key),
+                Step::Key(key) => text.extend([".", key]),
+                Step::Index(index) => text.push_str(&format!("[{index}]")),
+            }
+        }
+        text
+    }
+
+    /// Reads something one step down the path.
+    pub(crate) fn at<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(step);
+        let value = read(self);
+        self.path.pop();
+        value
+    }
+}
