@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use reactor::{Buf, Instant, Piece, RecvError, Stream};
 
-use crate::downstream::connection::{Connection, Next};
+use crate::downstream::connection::{Connection, Job, Next};
 use crate::error::{Cause, Malformed};
 use crate::http::{Method, Version};
 use crate::http1::body::{BodyReader, Emit};
@@ -30,6 +30,7 @@ use crate::plan::{HttpListener, ListenerKind, Route};
 use crate::record::Record;
 use crate::relay::{self, Body, BodyError, INLINE_MAX, Patience, Traffic, TunnelEnd};
 use crate::replay::{Try, may_replay};
+use crate::spare::Desk;
 use crate::upstream::{self, Attempt, Upstream};
 use crate::worker::Worker;
 
@@ -100,8 +101,16 @@ struct Exchange<'a> {
     record: Record,
 }
 
+/// Runs exchanges, one after another, in one slot.
+pub async fn exchanges(desk: Rc<Desk<Job, Next>>) {
+    loop {
+        let (worker, down) = desk.next().await;
+        desk.done(exchange(worker, down).await);
+    }
+}
+
 /// Runs one exchange on a connection on which a request has begun to arrive.
-pub async fn exchange(worker: Rc<Worker>, down: Rc<Connection>) -> Next {
+async fn exchange(worker: Rc<Worker>, down: Rc<Connection>) -> Next {
     let ListenerKind::Http(http) = &worker.plan.listeners[down.listener].kind else {
         unreachable!("exchanges are of http listeners");
     };

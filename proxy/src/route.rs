@@ -10,7 +10,7 @@
 //! that names methods before one that takes all; then the name. What fits no route of its best
 //! path is tried with the next one, and what fits no route of its best host with the next host.
 
-use std::hash::{BuildHasher, Hash as _, Hasher as _};
+use std::hash::BuildHasher as _;
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -246,11 +246,11 @@ impl<V: Default> Table<V> {
         if self.lens.get(place) != Some(&key.len()) {
             self.lens.insert(place, key.len());
         }
-        let hash = hash_of(hasher, key);
+        let hash = hasher.hash_one(key);
         let entry = self.entries.entry(
             hash,
             |(known, _)| **known == *key,
-            |(known, _)| hash_of(hasher, known),
+            |(known, _)| hasher.hash_one(&**known),
         );
         &mut entry.or_insert_with(|| (key.into(), V::default())).into_mut().1
     }
@@ -260,19 +260,13 @@ impl<V: Default> Table<V> {
         if self.entries.is_empty() {
             return None;
         }
-        let found = self.entries.find(hash_of(hasher, key), |(known, _)| **known == *key);
+        let found = self.entries.find(hasher.hash_one(key), |(known, _)| **known == *key);
         found.map(|(_, value)| value)
     }
 
     fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
-}
-
-fn hash_of(hasher: &SeedableRandomState, key: &[u8]) -> u64 {
-    let mut state = hasher.build_hasher();
-    key.hash(&mut state);
-    state.finish()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Memory that is used again: what an exchange needs for its time is leased, not allocated.
 
-use std::cell::RefCell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -57,51 +57,77 @@ impl<T> Drop for Lease<T> {
     }
 }
 
-/// Memory for futures of one type. An idle connection holds none: its exchange gets a slot when a
-/// request begins to arrive, and gives it back at the end.
-pub struct Slots<F>(RefCell<Vec<Slot<F>>>);
+/// Memory for jobs that are futures of one type. An idle connection holds none: its exchange gets a
+/// slot when a request begins to arrive, and gives it back at the end.
+///
+/// A slot's future is made once and serves job after job ([`Desk::next`], [`Desk::done`]), because
+/// making it anew would copy all of its memory, kilobytes of which hardly any mean something yet.
+pub struct Slots<J, O, F> {
+    make: fn(Rc<Desk<J, O>>) -> F,
+    free: RefCell<Vec<Slot<J, O, F>>>,
+}
 
-type Slot<F> = Pin<Box<Option<F>>>;
+struct Slot<J, O, F> {
+    desk: Rc<Desk<J, O>>,
+    future: Pin<Box<F>>,
+}
 
-impl<F> Default for Slots<F> {
-    fn default() -> Slots<F> {
-        Slots(RefCell::default())
+/// Where a slot's future takes its jobs from, and puts their outcomes.
+pub struct Desk<J, O> {
+    job: Cell<Option<J>>,
+    outcome: Cell<Option<O>>,
+}
+
+impl<J, O> Desk<J, O> {
+    /// The next job.
+    pub async fn next(&self) -> J {
+        // Whoever brings a job polls the slot, so nobody need be woken.
+        poll_fn(|_| self.job.take().map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    /// The job is done.
+    pub fn done(&self, outcome: O) {
+        self.outcome.set(Some(outcome));
     }
 }
 
-impl<F: Future> Slots<F> {
-    /// Runs `future` in a slot.
-    pub fn run(self: &Rc<Self>, future: F) -> Running<F> {
-        let mut slot = self.0.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
-        slot.as_mut().set(Some(future));
+impl<J, O, F: Future> Slots<J, O, F> {
+    /// No slots yet; `make` makes the future of each.
+    pub fn new(make: fn(Rc<Desk<J, O>>) -> F) -> Slots<J, O, F> {
+        Slots { make, free: RefCell::default() }
+    }
+
+    /// Does a job in a slot.
+    pub fn run(self: &Rc<Self>, job: J) -> Running<J, O, F> {
+        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            let desk = Rc::new(Desk { job: Cell::new(None), outcome: Cell::new(None) });
+            Slot { future: Box::pin((self.make)(desk.clone())), desk }
+        });
+        slot.desk.job.set(Some(job));
         Running { slot: Some(slot), home: self.clone() }
     }
 }
 
 /// See [`Slots::run`].
-pub struct Running<F> {
-    slot: Option<Slot<F>>,
-    home: Rc<Slots<F>>,
+pub struct Running<J, O, F> {
+    /// `None` once the job is done. Dropped before that, the job and its slot end together.
+    slot: Option<Slot<J, O, F>>,
+    home: Rc<Slots<J, O, F>>,
 }
 
-impl<F: Future> Future for Running<F> {
-    type Output = F::Output;
+impl<J, O, F: Future> Future for Running<J, O, F> {
+    type Output = O;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let slot = self.slot.as_mut().expect("taken only by drop");
-        let future = slot.as_mut().as_pin_mut().expect("set by `run`");
-        future.poll(cx)
-    }
-}
-
-impl<F> Drop for Running<F> {
-    fn drop(&mut self) {
-        if let Some(mut slot) = self.slot.take() {
-            slot.as_mut().set(None);
-            let mut home = self.home.0.borrow_mut();
-            if home.len() < KEPT {
-                home.push(slot);
-            }
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O> {
+        let slot = self.slot.as_mut().expect("polled again after it was done");
+        let _ = slot.future.as_mut().poll(cx);
+        let Some(outcome) = slot.desk.outcome.take() else { return Poll::Pending };
+        let slot = self.slot.take().expect("looked at above");
+        let mut free = self.home.free.borrow_mut();
+        if free.len() < KEPT {
+            free.push(slot);
         }
+        drop(free);
+        Poll::Ready(outcome)
     }
 }

@@ -119,14 +119,15 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         access: access.map(RefCell::new),
     });
     let start: Rc<dyn Fn(usize, Accepted)> = {
-        let (worker, slots) = (worker.clone(), Rc::new(Slots::default()));
+        let (worker, slots) = (worker.clone(), Rc::new(Slots::new(exchange::exchanges)));
         Rc::new(move |listener, accepted| {
             let connection = worker.admit(listener, accepted);
             let (worker, slots) = (worker.clone(), slots.clone());
             match &worker.plan.listeners[listener].kind {
-                ListenerKind::Http(_) => worker.reactor.clone().spawn(
-                    downstream::connection::serve(worker, connection, slots, exchange::exchange),
-                ),
+                ListenerKind::Http(_) => {
+                    let serving = downstream::connection::serve(worker.clone(), connection, slots);
+                    worker.reactor.spawn(serving);
+                }
                 ListenerKind::Tcp(tcp) => {
                     let (service, idle) = (tcp.service, tcp.idle_timeout);
                     let serving = downstream::tcp::serve(worker.clone(), connection, service, idle);

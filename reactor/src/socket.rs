@@ -242,6 +242,8 @@ pub(crate) struct Receiving {
     pub(crate) cancelling: bool,
     /// In the line of sockets that wait for buffers.
     pub(crate) starved: bool,
+    /// Somebody takes what comes by other means than receives, so no driver begins one by itself.
+    pub(crate) stopped: bool,
     /// The kernel has told of the end, or of an error, that follows what is still to be received
     /// (epoll: such an edge comes once).
     pub(crate) end_is_near: bool,
@@ -326,7 +328,7 @@ impl Socket {
     }
 
     /// Whether a receive should be handed to the driver now.
-    pub(crate) fn wants_recv(&self) -> bool {
+    fn wants_recv(&self) -> bool {
         let recv = &self.recv;
         !recv.armed
             && !recv.starved
@@ -334,6 +336,17 @@ impl Socket {
             && recv.end.is_none()
             // Half: a reader that takes one buffer at a time does not re-arm at each of them.
             && recv.arrived_bytes <= recv.high_water / 2
+    }
+
+    /// The stream's reader asks for more. Returns whether a receive should be handed to the driver.
+    pub(crate) fn asks_to_recv(&mut self) -> bool {
+        self.recv.stopped = false;
+        self.wants_recv()
+    }
+
+    /// Whether the driver should go on with a receive that ended before its time.
+    pub(crate) fn wants_recv_again(&self) -> bool {
+        self.wants_recv() && !self.recv.stopped
     }
 
     /// Whether nothing has arrived and nothing ended: fit to carry a next exchange.
@@ -515,7 +528,6 @@ impl Sockets {
     pub(crate) fn received(&mut self, key: SocketKey, what: Received, more: bool) -> AfterRecv {
         let Some(socket) = self.slots.get_mut(key) else { return AfterRecv::Done };
         let recv = &mut socket.recv;
-        let cancelled = recv.cancelling;
         if !more {
             recv.armed = false;
             recv.cancelling = false;
@@ -535,7 +547,7 @@ impl Sockets {
         if let Some(waker) = recv.waker.take() {
             waker.wake();
         }
-        if socket.wants_recv() && !cancelled { AfterRecv::Rearm } else { AfterRecv::Done }
+        if socket.wants_recv_again() { AfterRecv::Rearm } else { AfterRecv::Done }
     }
 
     /// A completion of the send: bytes taken, or an error number.

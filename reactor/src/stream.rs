@@ -120,7 +120,7 @@ impl Stream {
                 return Poll::Pending;
             }
             let buf = socket.take_arrived();
-            if socket.wants_recv() {
+            if socket.asks_to_recv() {
                 core.driver.recv(&mut core.table, self.key);
             }
             return Poll::Ready(Ok(buf));
@@ -129,7 +129,7 @@ impl Stream {
             return Poll::Ready(end);
         }
         socket.wait_recv(cx.waker());
-        if socket.wants_recv() {
+        if socket.asks_to_recv() {
             core.driver.recv(&mut core.table, self.key);
         }
         Poll::Pending
@@ -145,7 +145,7 @@ impl Stream {
                 return Poll::Ready(());
             }
             socket.wait_recv(cx.waker());
-            if socket.wants_recv() {
+            if socket.asks_to_recv() {
                 core.driver.recv(&mut core.table, self.key);
             }
             Poll::Pending
@@ -162,7 +162,7 @@ impl Stream {
     pub fn arm(&self) {
         let mut core = self.reactor.core();
         let core = &mut *core;
-        if self.socket(core).wants_recv() {
+        if self.socket(core).asks_to_recv() {
             core.driver.recv(&mut core.table, self.key);
         }
     }
@@ -178,7 +178,7 @@ impl Stream {
                 return Poll::Ready(end.map(drop));
             }
             socket.wait_recv(cx.waker());
-            if socket.wants_recv() {
+            if socket.asks_to_recv() {
                 core.driver.recv(&mut core.table, self.key);
             }
             Poll::Pending
@@ -471,6 +471,7 @@ impl Stream {
             let mut core = self.reactor.core();
             let core = &mut *core;
             let socket = self.socket(core);
+            socket.recv.stopped = true;
             if !socket.recv.armed {
                 return Poll::Ready(());
             }

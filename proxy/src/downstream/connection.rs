@@ -86,15 +86,15 @@ impl Connection {
     }
 }
 
-/// Serves a connection until it ends. `exchange` makes the future of one exchange.
-pub async fn serve<F>(
+/// An exchange to be run: on this worker, on this connection.
+pub type Job = (Rc<Worker>, Rc<Connection>);
+
+/// Serves a connection until it ends. Its exchanges run in `slots`.
+pub async fn serve<F: Future>(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
-    slots: Rc<Slots<F>>,
-    exchange: impl Fn(Rc<Worker>, Rc<Connection>) -> F,
-) where
-    F: Future<Output = Next>,
-{
+    slots: Rc<Slots<Job, Next, F>>,
+) {
     let mut first = true;
     let next = loop {
         if !request_begins(&worker, &connection, first).await {
@@ -102,7 +102,7 @@ pub async fn serve<F>(
         }
         first = false;
         connection.idle.set(false);
-        match slots.run(exchange(worker.clone(), connection.clone())).await {
+        match slots.run((worker.clone(), connection.clone())).await {
             Next::Request => connection.idle.set(true),
             last => break last,
         }

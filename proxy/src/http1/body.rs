@@ -135,3 +135,49 @@ impl BodyReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::{RequestHead, ResponseHead};
+
+    /// An exchange holds two readers and, while it begins, two heads.
+    #[test]
+    fn small_enough_for_every_exchange() {
+        assert!(size_of::<BodyReader>() <= 112, "{}", size_of::<BodyReader>());
+        assert!(size_of::<RequestHead>() <= 240, "{}", size_of::<RequestHead>());
+        assert!(size_of::<ResponseHead>() <= 160, "{}", size_of::<ResponseHead>());
+    }
+
+    #[test]
+    fn spliced_bytes_are_counted() {
+        let mut reader = BodyReader::new(Framing::Length(10), Emit::Wire);
+        let step = reader.advance(b"abc").unwrap();
+        assert_eq!((step.pass, step.done, reader.length_left()), (0..3, false, Some(7)));
+        reader.skip(5);
+        let step = reader.advance(b"defgh").unwrap();
+        assert_eq!((step.consumed, step.pass, step.done), (2, 0..2, true));
+    }
+
+    #[test]
+    fn what_is_refused_stays_refused() {
+        let mut reader = BodyReader::new(Framing::Chunked, Emit::Wire);
+        assert_eq!(reader.advance(b"x\r\n"), Err(Malformed::BadChunk));
+        assert_eq!(reader.advance(b"0\r\n\r\n"), Err(Malformed::BadChunk));
+        assert!(!reader.is_done() && !reader.may_end_here());
+    }
+
+    /// A last chunk that is not complete is held back, and goes on in one piece.
+    #[test]
+    fn the_last_chunk_is_held_back() {
+        let mut reader = BodyReader::new(Framing::Chunked, Emit::Wire);
+        let step = reader.advance(b"1\r\na\r\n0\r\n").unwrap();
+        assert_eq!((step.pass, step.consumed), (0..6, 6));
+        let step = reader.advance(b"0\r\n").unwrap();
+        assert_eq!((step.pass.len(), step.consumed, step.done), (0, 3, false));
+        assert_eq!(reader.lead(), b"");
+        let step = reader.advance(b"\r\nnext").unwrap();
+        assert_eq!((step.pass.len(), step.consumed, step.done), (0, 2, true));
+        assert_eq!(reader.lead(), b"0\r\n\r\n");
+    }
+}

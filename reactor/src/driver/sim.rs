@@ -392,7 +392,7 @@ impl Sim {
                 let Some(key) = self.starved[side as usize].pop_front() else { break };
                 let Some(socket) = table.sockets.get(key) else { continue };
                 socket.recv.starved = false;
-                if socket.wants_recv() {
+                if socket.wants_recv_again() {
                     self.recv(table, key);
                     buffers -= 1;
                 }

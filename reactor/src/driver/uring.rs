@@ -418,7 +418,7 @@ impl Uring {
                 let Some(key) = self.published[side].starved.pop_front() else { break };
                 let Some(socket) = table.sockets.get(key) else { continue };
                 socket.recv.starved = false;
-                if socket.wants_recv() {
+                if socket.wants_recv_again() {
                     self.recv(table, key);
                     buffers -= 1;
                 }
