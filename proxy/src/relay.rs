@@ -18,8 +18,10 @@ use crate::http1::body::BodyReader;
 const SPLICE_MIN: u64 = 32 * 1024;
 /// Pieces that are gathered into one send.
 const GATHER: usize = 8;
-/// A tunnel whose receive buffers are full splices this much before it looks again.
-const TUNNEL_BURST: u64 = 4 << 20;
+/// A tunnel in which this much is sent at once carries bulk …
+const TUNNEL_BULK: u64 = 4 * 1024;
+/// … and splices this much before it looks again.
+const TUNNEL_BURST: u64 = 16 << 20;
 /// A body that fits here behind its head is copied to it and goes out in one piece.
 pub const INLINE_MAX: usize = 4096;
 
@@ -318,13 +320,15 @@ impl Traffic {
 /// One direction of a tunnel; true if the source came to its end. After a failure the other
 /// direction is ended too.
 async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
+    let mut bulk = false;
     let done = loop {
-        // Much has piled up while we were busy: bulk. Else small messages go on as they come.
-        let end = if from.is_backlogged() {
-            from.relay(to, TUNNEL_BURST, moved).await
-        } else {
-            one_message(from, to, moved).await
+        // Small messages go on as they come, bulk without being read.
+        let before = moved.get();
+        let end = match bulk {
+            true => from.relay(to, TUNNEL_BURST, moved).await,
+            false => one_message(from, to, moved).await,
         };
+        bulk = moved.get() - before >= TUNNEL_BULK;
         match end {
             RelayEnd::Complete => {}
             RelayEnd::Eof => break true,

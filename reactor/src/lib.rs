@@ -22,6 +22,7 @@
 
 mod address;
 mod buffer;
+mod doze;
 mod driver;
 mod executor;
 mod listener;
@@ -36,6 +37,11 @@ mod stream;
 mod sys;
 mod time;
 mod timer;
+
+/// The loom test of [`doze`] puts its own here.
+mod doze_atomics {
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+}
 
 pub use address::Address;
 pub use buffer::Buf;

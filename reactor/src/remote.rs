@@ -5,11 +5,11 @@
 //! worker costs its wakers no system call.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crossbeam_queue::SegQueue;
 
+use crate::doze::Doze;
 use crate::sys;
 
 /// Names a worker within the process. A number is used again once its worker is gone.
@@ -23,8 +23,8 @@ pub const WORKERS_MAX: usize = 256;
 pub(crate) struct Remote {
     id: WorkerId,
     wakes: SegQueue<u64>,
-    /// The worker is in, or about to enter, a wait that only the eventfd ends.
-    sleeping: AtomicBool,
+    /// Whether the worker is in, or about to enter, a wait that only the eventfd ends.
+    doze: Doze,
     event: OwnedFd,
 }
 
@@ -44,7 +44,7 @@ impl Remote {
         let remote = Arc::new(Remote {
             id: WorkerId(index as u8),
             wakes: SegQueue::new(),
-            sleeping: AtomicBool::new(false),
+            doze: Doze::new(),
             event,
         });
         if index == workers.len() {
@@ -71,26 +71,19 @@ impl Remote {
     /// Queues a wake and, if the worker sleeps, ends its wait.
     pub(crate) fn wake(&self, task: u64) {
         self.wakes.push(task);
-        // SeqCst, with `prepare_to_sleep`: either the worker sees the wake before it waits, or we
-        // see that it sleeps. (Two store-then-load pairs; anything weaker can lose both.)
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+        if self.doze.interrupt() {
             sys::eventfd_signal(&self.event);
         }
     }
 
     /// Called by the worker before it waits. `false`: something came in, do not wait.
     pub(crate) fn prepare_to_sleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        if self.wakes.is_empty() {
-            return true;
-        }
-        self.sleeping.store(false, Ordering::SeqCst);
-        false
+        self.doze.begin(|| self.wakes.is_empty())
     }
 
     /// Called by the worker after its wait.
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.doze.end();
     }
 
     pub(crate) fn has_wakes(&self) -> bool {

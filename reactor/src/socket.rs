@@ -242,7 +242,7 @@ pub(crate) struct Receiving {
     pub(crate) cancelling: bool,
     /// In the line of sockets that wait for buffers.
     pub(crate) starved: bool,
-    /// Somebody takes what comes by other means than receives, so no driver begins one by itself.
+    /// A relay takes what comes, past the receives: none begins.
     pub(crate) stopped: bool,
     /// The kernel has told of the end, or of an error, that follows what is still to be received
     /// (epoll: such an edge comes once).
@@ -328,25 +328,23 @@ impl Socket {
     }
 
     /// Whether a receive should be handed to the driver now.
-    fn wants_recv(&self) -> bool {
+    pub(crate) fn wants_recv(&self) -> bool {
         let recv = &self.recv;
         !recv.armed
             && !recv.starved
+            && !recv.stopped
             && !self.closing
             && recv.end.is_none()
-            // Half: a reader that takes one buffer at a time does not re-arm at each of them.
-            && recv.arrived_bytes <= recv.high_water / 2
+            // Not at each buffer that is taken: what piles up in the meantime comes in one go.
+            && recv.arrived_bytes <= recv.high_water / 8
     }
 
-    /// The stream's reader asks for more. Returns whether a receive should be handed to the driver.
-    pub(crate) fn asks_to_recv(&mut self) -> bool {
+    /// Receives may begin again; who waits for one asks for it now.
+    pub(crate) fn resume_recv(&mut self) {
         self.recv.stopped = false;
-        self.wants_recv()
-    }
-
-    /// Whether the driver should go on with a receive that ended before its time.
-    pub(crate) fn wants_recv_again(&self) -> bool {
-        self.wants_recv() && !self.recv.stopped
+        if let Some(waker) = self.recv.waker.take() {
+            waker.wake();
+        }
     }
 
     /// Whether nothing has arrived and nothing ended: fit to carry a next exchange.
@@ -547,7 +545,7 @@ impl Sockets {
         if let Some(waker) = recv.waker.take() {
             waker.wake();
         }
-        if socket.wants_recv_again() { AfterRecv::Rearm } else { AfterRecv::Done }
+        if socket.wants_recv() { AfterRecv::Rearm } else { AfterRecv::Done }
     }
 
     /// A completion of the send: bytes taken, or an error number.

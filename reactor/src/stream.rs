@@ -120,7 +120,7 @@ impl Stream {
                 return Poll::Pending;
             }
             let buf = socket.take_arrived();
-            if socket.asks_to_recv() {
+            if socket.wants_recv() {
                 core.driver.recv(&mut core.table, self.key);
             }
             return Poll::Ready(Ok(buf));
@@ -129,7 +129,7 @@ impl Stream {
             return Poll::Ready(end);
         }
         socket.wait_recv(cx.waker());
-        if socket.asks_to_recv() {
+        if socket.wants_recv() {
             core.driver.recv(&mut core.table, self.key);
         }
         Poll::Pending
@@ -145,7 +145,7 @@ impl Stream {
                 return Poll::Ready(());
             }
             socket.wait_recv(cx.waker());
-            if socket.asks_to_recv() {
+            if socket.wants_recv() {
                 core.driver.recv(&mut core.table, self.key);
             }
             Poll::Pending
@@ -162,7 +162,7 @@ impl Stream {
     pub fn arm(&self) {
         let mut core = self.reactor.core();
         let core = &mut *core;
-        if self.socket(core).asks_to_recv() {
+        if self.socket(core).wants_recv() {
             core.driver.recv(&mut core.table, self.key);
         }
     }
@@ -178,7 +178,7 @@ impl Stream {
                 return Poll::Ready(end.map(drop));
             }
             socket.wait_recv(cx.waker());
-            if socket.asks_to_recv() {
+            if socket.wants_recv() {
                 core.driver.recv(&mut core.table, self.key);
             }
             Poll::Pending
@@ -200,13 +200,6 @@ impl Stream {
         let mut core = self.reactor.core();
         let socket = self.socket(&mut core);
         socket.first_arrived().is_none() && socket.recv_end().is_some()
-    }
-
-    /// Whether as much has arrived as may: the peer sends faster than we take.
-    pub fn is_backlogged(&self) -> bool {
-        let mut core = self.reactor.core();
-        let socket = self.socket(&mut core);
-        socket.recv_allowance() <= socket.recv.high_water / 8
     }
 
     /// Whether a relay into this stream waits for it to take bytes.
@@ -327,6 +320,7 @@ impl Stream {
     /// No send may be in flight on `sink`.
     pub async fn relay(&self, sink: &Stream, limit: u64, moved: &std::cell::Cell<u64>) -> RelayEnd {
         let mut left = limit;
+        let alone = Alone::with(self);
         self.stop_receiving().await;
         while left > 0 {
             let Some(mut buf) = self.take_arrived() else { break };
@@ -350,7 +344,10 @@ impl Stream {
                 Ok(_) => RelayEnd::Eof,
             };
         }
-        let Ok(mut pipe) = self.pipe() else { return self.relay_copying(sink, left, moved).await };
+        let Ok(mut pipe) = self.pipe() else {
+            drop(alone);
+            return self.relay_copying(sink, left, moved).await;
+        };
         let end = self.splice_through(&mut pipe, sink, left, moved).await;
         self.reactor.core().pipes.keep(pipe);
         end
@@ -471,7 +468,6 @@ impl Stream {
             let mut core = self.reactor.core();
             let core = &mut *core;
             let socket = self.socket(core);
-            socket.recv.stopped = true;
             if !socket.recv.armed {
                 return Poll::Ready(());
             }
@@ -498,6 +494,23 @@ impl Stream {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// While this lives, nothing is received from a stream but by who holds it: a receive that began on
+/// the side, because buffers came back or somebody waits for the end, would take bytes out of turn.
+struct Alone<'a>(&'a Stream);
+
+impl<'a> Alone<'a> {
+    fn with(stream: &'a Stream) -> Alone<'a> {
+        stream.socket(&mut stream.reactor.core()).recv.stopped = true;
+        Alone(stream)
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.socket(&mut self.0.reactor.core()).resume_recv();
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use reactor::sim::{Faults, Network, Outcome, Simulation};
 use reactor::{
-    Address, Backend, BufferOptions, Census, Instant, ListenSocket, Listener, Options, Piece,
-    Reactor, RecvError, RelayEnd, Stream, both,
+    Address, Backend, BufferOptions, Census, Either, Instant, ListenSocket, Listener, Options,
+    Piece, Reactor, RecvError, RelayEnd, Stream, both, race,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -155,6 +155,7 @@ on_each_driver! {
     out_of_buffers_loses_nothing_and_does_not_spin,
     relays_exactly_the_bytes_asked_for,
     relays_until_the_end_and_half_closes,
+    a_relay_is_alone_with_its_source,
     timers_fire_in_order_and_timeouts_cut,
     letters_come_from_other_threads,
     a_busy_task_lets_others_run,
@@ -497,6 +498,32 @@ fn relays_until_the_end_and_half_closes(setup: Setup) {
         let ((_, end), got) = both(both(feed, relay), recv_all(&reader)).await;
         assert_eq!((end, moved.get()), (RelayEnd::Eof, all.len() as u64));
         assert!(got == all);
+    });
+}
+
+fn a_relay_is_alone_with_its_source(setup: Setup) {
+    run(setup, |reactor| async move {
+        let (source, feeder) = pair(&reactor).await;
+        let (sink, reader) = pair(&reactor).await;
+        let all = pattern(100_000);
+        let feed = async {
+            for part in all.chunks(10_000) {
+                feeder.send(vec(part)).await.unwrap();
+                reactor.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let moved = Cell::new(0);
+        // Who waits for the source's end must not begin to receive in the middle of it.
+        let relay = async {
+            let relay = source.relay(&sink, all.len() as u64, &moved);
+            race(relay, source.ended()).await
+        };
+        let ((_, end), got) = both(both(feed, relay), recv_exactly(&reader, all.len())).await;
+        assert_eq!(end, Either::First(RelayEnd::Complete));
+        assert!(got == all);
+        // Afterwards it may, and does.
+        let (end, ()) = both(source.ended(), async { feeder.shutdown_write() }).await;
+        assert_eq!(end, Ok(()));
     });
 }
 

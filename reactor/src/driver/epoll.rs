@@ -298,7 +298,7 @@ impl Epoll {
                 return;
             }
             socket.recv.starved = false;
-            if socket.wants_recv_again() {
+            if socket.wants_recv() {
                 self.recv(table, key);
             }
         }

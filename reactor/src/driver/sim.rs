@@ -3,8 +3,8 @@
 //! It reports as io_uring does, which is the harder contract: nothing within the call that asks for
 //! it, everything in [`Sim::turn`]; a receive stays armed and brings many buffers; a cancel is a
 //! race, and only the operation's own completion retires it; the bytes of a send may have been
-//! answered before its completion comes. An operation asked for twice, or a memory of two sends on
-//! one socket, fails an assertion here.
+//! answered before its completion comes. What asks for an operation that the driver still has, two
+//! sends on one socket say, fails an assertion here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -392,7 +392,7 @@ impl Sim {
                 let Some(key) = self.starved[side as usize].pop_front() else { break };
                 let Some(socket) = table.sockets.get(key) else { continue };
                 socket.recv.starved = false;
-                if socket.wants_recv_again() {
+                if socket.wants_recv() {
                     self.recv(table, key);
                     buffers -= 1;
                 }
@@ -442,9 +442,9 @@ impl Sim {
         self.operations.get_mut(&(key, what)).filter(|operation| operation.id == id)
     }
 
-    /// The operation is over: forgets it, and closes the socket if it was the last of one that its
-    /// stream has left.
-    fn retire(&mut self, table: &mut Table, key: SocketKey) {
+    /// After an operation's last completion: closes the socket, if its stream has left it and that
+    /// was the last of it.
+    fn close_if_left(&mut self, table: &mut Table, key: SocketKey) {
         if let Some(fd) = table.sockets.reap(key) {
             self.close(fd);
         }
@@ -465,7 +465,7 @@ impl Sim {
                 if after == AfterRecv::Rearm {
                     self.recv(table, key);
                 }
-                self.retire(table, key);
+                self.close_if_left(table, key);
                 return;
             }
         }
@@ -552,7 +552,7 @@ impl Sim {
         if table.sockets.sent(key, result) == AfterSend::Continue {
             self.send(table, key);
         }
-        self.retire(table, key);
+        self.close_if_left(table, key);
     }
 
     fn try_connect(&mut self, table: &mut Table, key: SocketKey) {
@@ -562,7 +562,7 @@ impl Sim {
             self.mark(operation.fd, result.is_ok().into());
             self.operations.remove(&(key, What::Connect));
             table.sockets.connected(key, result);
-            self.retire(table, key);
+            self.close_if_left(table, key);
         }
     }
 
@@ -576,7 +576,7 @@ impl Sim {
             self.mark(operation.fd, 0);
             self.operations.remove(&(key, what));
             table.sockets.ready(key, interest);
-            self.retire(table, key);
+            self.close_if_left(table, key);
         }
     }
 
@@ -598,7 +598,7 @@ impl Sim {
             What::PollRead => table.sockets.ready(key, Interest::Read),
             What::PollWrite => table.sockets.ready(key, Interest::Write),
         }
-        self.retire(table, key);
+        self.close_if_left(table, key);
     }
 
     fn try_accept(&mut self, table: &mut Table, key: ListenerKey, id: u64) {
