@@ -34,6 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     }
     syscall::raise_descriptor_limit()?;
     let listener = TcpListener::bind(arguments.address)?;
+    syscall::deepen_backlog(&listener)?;
     println!("listening on {}", listener.local_addr()?);
     Origin::new(listener, arguments.close_idle_randomly)?.serve()
 }

@@ -38,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments, role: Role) -> io::Result<ExitCode> {
     }
     syscall::raise_descriptor_limit()?;
     let listener = TcpListener::bind(arguments.address)?;
+    syscall::deepen_backlog(&listener)?;
     listener.set_nonblocking(true)?;
     println!("listening on {}", listener.local_addr()?);
 

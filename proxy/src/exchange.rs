@@ -67,6 +67,20 @@ struct Response {
     bytes: Vec<u8>,
 }
 
+/// Larger vectors are not kept for the next exchange.
+const KEPT_BYTES: usize = 16 * 1024;
+
+impl Memory {
+    /// Lets go of what only an unusual exchange needed.
+    fn trim(&mut self) {
+        for bytes in [&mut self.request.bytes, &mut self.request.wire, &mut self.response.bytes] {
+            if bytes.capacity() > KEPT_BYTES {
+                *bytes = Vec::new();
+            }
+        }
+    }
+}
+
 /// How an exchange ends other than by the upstream's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failure {
@@ -125,6 +139,7 @@ async fn exchange(worker: Rc<Worker>, down: Rc<Connection>) -> Next {
         }
     };
     exchange.record.end(&worker, &down, &memory.request);
+    memory.trim();
     next
 }
 
@@ -137,6 +152,22 @@ impl Exchange<'_> {
         if request.head.method == Method::Connect {
             return self.connect(route).await;
         }
+        let Some(total) = route.timeouts.total else {
+            return self.forward(request, response, route).await;
+        };
+        let deadline = self.record.began() + total;
+        let forward = self.forward(request, response, route);
+        let forwarded = self.worker.reactor.timeout_at(deadline, forward).await;
+        forwarded.unwrap_or(Err(Failure::Because(Cause::TotalTimeout)))
+    }
+
+    /// Sends the request to an upstream, and its response to the client.
+    async fn forward(
+        &self,
+        request: &mut Request,
+        response: &mut Response,
+        route: &Route,
+    ) -> Result<Next, Failure> {
         let mut body = BodyReader::new(request.head.framing, Emit::Wire);
         self.encode(request, &mut body, route)?;
 
@@ -160,7 +191,12 @@ impl Exchange<'_> {
         let deadline = deadline(self.worker.reactor.now(), timeouts.head);
         request.bytes.clear();
         request.head.clear();
+        // Of a head that comes in pieces.
+        let mut charge = None;
         loop {
+            if charge.is_some() && self.worker.reactor.is_out_of_memory() {
+                return Err(Failure::Because(Cause::Overloaded));
+            }
             let received = self.worker.reactor.timeout_at(deadline, self.down.stream.recv()).await;
             let mut buf = match received {
                 None => return Err(Failure::Because(Cause::HeaderTimeout)),
@@ -174,13 +210,19 @@ impl Exchange<'_> {
             request.bytes.extend_from_slice(&buf);
             let parsed = parse_request(&request.bytes, &self.http.head_limits, &mut request.head);
             match parsed.map_err(|reject| Failure::Because(reject.cause))? {
-                Parsed::Partial => {}
+                Parsed::Partial => {
+                    charge = Some(self.worker.reactor.charge(request.bytes.capacity()));
+                }
                 Parsed::Complete { len } => {
                     request.bytes.truncate(len);
                     buf.advance(len - before);
                     self.down.stream.unrecv(buf);
                     self.record.head_read(len);
-                    return Ok(());
+                    drop(charge);
+                    return match self.worker.reactor.is_out_of_memory() {
+                        true => Err(Failure::Because(Cause::Overloaded)),
+                        false => Ok(()),
+                    };
                 }
             }
         }
@@ -237,7 +279,13 @@ impl Exchange<'_> {
             arrived.map_err(|malformed| Failure::Because(Cause::BadRequest(malformed)))?;
         self.record.body_read(taken);
         give_back(&self.down.stream, rest);
-        Ok(())
+        match self.http.body_size {
+            // Of chunks, which say no length, this is the first that is known.
+            Some(max) if taken as u64 > max && request.head.framing == Framing::Chunked => {
+                Err(Failure::Because(Cause::BodyTooLarge))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gets a connection and begins to send the request on it.

@@ -130,6 +130,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// How much may arrive on one stream before it is taken, in bytes. An exchange has two streams,
+    /// and what arrived on each may be on its way out of the other too.
+    pub fn stream_buffer(&self) -> u32 {
+        u32::try_from(self.limits.connection_buffer / 4).unwrap_or(u32::MAX).max(1)
+    }
+}
+
 impl HttpListener {
     /// Whether what this peer says of the client is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {

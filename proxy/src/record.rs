@@ -53,6 +53,11 @@ impl Record {
         }
     }
 
+    /// When the exchange began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// The request's head is read; it had so many bytes.
     pub fn head_read(&self, bytes: usize) {
         self.has_head.set(true);

@@ -106,6 +106,8 @@ pub struct Setup {
 pub async fn serve(reactor: Reactor, setup: Setup) {
     let Setup { index, plan, crew, mut mailbox, listeners, access } = setup;
     let upstreams = Upstreams::new(&reactor, &plan);
+    // A share each: workers are loaded evenly, and nothing is shared.
+    reactor.set_memory_limit(plan.limits.memory / crew.load.len());
     let worker = Rc::new(Worker {
         reactor: reactor.clone(),
         plan,
@@ -249,6 +251,7 @@ impl Worker {
 
     fn admit(&self, listener: usize, accepted: Accepted) -> Rc<Connection> {
         let stream = self.reactor.adopt(accepted);
+        stream.limit_high_water(self.plan.stream_buffer());
         self.counters.borrow_mut().connection_opened(self.plan.listeners[listener].id);
         let mut connections = self.connections.borrow_mut();
         let key = connections

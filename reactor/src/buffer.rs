@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use crate::ledger::{Charge, Ledger};
 use crate::sys::Region;
 
 /// A view of received bytes. Not `Send`: a buffer belongs to its worker.
@@ -31,8 +32,8 @@ struct Chunk {
 enum Home {
     /// Buffer `id` of a group. While a view exists the group's strong count includes one for it.
     Group { group: *const Group, id: u16 },
-    /// Memory of its own.
-    Owned(Box<[u8]>),
+    /// Memory of its own, charged if it stands for a receive buffer.
+    Owned { bytes: Box<[u8]>, _charge: Option<Charge> },
 }
 
 /// Equal buffers that a driver receives into.
@@ -42,18 +43,25 @@ pub(crate) struct Group {
     free: RefCell<Vec<u16>>,
     /// Buffers in views; at most three quarters of all.
     held: Cell<usize>,
+    /// Copies for want of buffers are charged here.
+    ledger: Rc<Ledger>,
     chunks: Box<[Chunk]>,
 }
 
 impl Group {
     /// `count` buffers of `buffer_size` bytes. Memory becomes resident as buffers are first used.
-    pub(crate) fn new(count: u16, buffer_size: usize) -> std::io::Result<Rc<Group>> {
+    pub(crate) fn new(
+        count: u16,
+        buffer_size: usize,
+        ledger: &Rc<Ledger>,
+    ) -> std::io::Result<Rc<Group>> {
         let region = Region::new(usize::from(count) * buffer_size)?;
         Ok(Rc::new_cyclic(|group| Group {
             region,
             buffer_size,
             free: RefCell::new((0..count).rev().collect()),
             held: Cell::new(0),
+            ledger: ledger.clone(),
             chunks: (0..count)
                 .map(|id| Chunk {
                     views: Cell::new(0),
@@ -76,6 +84,17 @@ impl Group {
     /// How many buffers are neither with the driver nor in a view.
     pub(crate) fn free(&self) -> usize {
         self.free.borrow().len()
+    }
+
+    /// The budget that the group belongs to.
+    pub(crate) fn ledger(&self) -> &Rc<Ledger> {
+        &self.ledger
+    }
+
+    /// How much a receive may bring, if its socket has room for `allowance`.
+    pub(crate) fn cap(&self, allowance: u32) -> u32 {
+        let most = if self.ledger.is_short() { self.buffer_size as u32 } else { u32::MAX };
+        allowance.min(most).max(1)
     }
 
     /// How many buffers are in views.
@@ -136,10 +155,14 @@ impl Group {
 impl Buf {
     /// A view of owned memory.
     pub fn from_vec(bytes: Vec<u8>) -> Buf {
+        Buf::owned(bytes, None)
+    }
+
+    fn owned(bytes: Vec<u8>, charge: Option<Charge>) -> Buf {
         let len = u32::try_from(bytes.len()).expect("a buffer is smaller than 4 GiB");
-        let chunk =
-            Box::new(Chunk { views: Cell::new(1), home: Home::Owned(bytes.into_boxed_slice()) });
-        let Home::Owned(bytes) = &chunk.home else { unreachable!("just made") };
+        let home = Home::Owned { bytes: bytes.into_boxed_slice(), _charge: charge };
+        let chunk = Box::new(Chunk { views: Cell::new(1), home });
+        let Home::Owned { bytes, .. } = &chunk.home else { unreachable!("just made") };
         let data = NonNull::from(&bytes[..]).cast();
         Buf { data, len, chunk: NonNull::from(Box::leak(chunk)) }
     }
@@ -191,8 +214,12 @@ impl Buf {
     /// What waits for a peer must not keep others from receiving.
     pub fn into_owned(self) -> Buf {
         match self.chunk().home {
-            Home::Owned(_) => self,
-            Home::Group { .. } => Buf::from_vec(self.to_vec()),
+            Home::Owned { .. } => self,
+            Home::Group { group, .. } => {
+                // SAFETY: this view keeps the group alive.
+                let ledger = unsafe { &(*group).ledger };
+                Buf::owned(self.to_vec(), Some(ledger.charge(self.len())))
+            }
         }
     }
 
@@ -219,7 +246,7 @@ impl Drop for Buf {
                 group.put_back(id);
             }
             // SAFETY: `from_vec` leaked this box, and no other view remains.
-            Home::Owned(_) => drop(unsafe { Box::from_raw(self.chunk.as_ptr()) }),
+            Home::Owned { .. } => drop(unsafe { Box::from_raw(self.chunk.as_ptr()) }),
         }
     }
 }
@@ -246,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_last_view_gives_the_buffer_back() {
-        let group = Group::new(4, 64).unwrap();
+        let group = Group::new(4, 64, &Ledger::new()).unwrap();
         let id = group.take().unwrap();
         let mut buf = group.fill(id, 10);
         assert_eq!((buf.len(), group.free()), (10, 3));
@@ -263,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_view_outlives_its_group() {
-        let group = Group::new(1, 64).unwrap();
+        let group = Group::new(1, 64, &Ledger::new()).unwrap();
         let id = group.take().unwrap();
         let buf = group.fill(id, 64);
         drop(group);
@@ -272,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_buffers_is_never_held() {
-        let group = Group::new(4, 64).unwrap();
+        let group = Group::new(4, 64, &Ledger::new()).unwrap();
         let held: Vec<Buf> = (0..10).map(|_| group.fill(group.take().unwrap(), 64)).collect();
         assert_eq!((held.len(), group.held(), group.free()), (10, 3, 1));
         drop(held);

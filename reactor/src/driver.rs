@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket as OsSocket, Type};
 
 use crate::address::Address;
 use crate::buffer::Group;
+use crate::ledger::Ledger;
 use crate::listener::{ListenerKey, Listeners};
 use crate::pipe::Pipe;
 use crate::remote::Remote;
@@ -64,7 +65,9 @@ impl Default for BufferOptions {
 
 impl BufferOptions {
     pub(crate) fn groups(self) -> io::Result<Groups> {
-        Ok([Group::new(self.count, self.size)?, Group::new(self.count, self.size)?])
+        let ledger = Ledger::new();
+        let group = || Group::new(self.count, self.size, &ledger);
+        Ok([group()?, group()?])
     }
 }
 
@@ -254,6 +257,11 @@ impl Driver {
     /// written after it is freed.
     pub(crate) fn quiesce(&mut self, table: &mut Table) {
         each!(self, driver => driver.quiesce(table));
+    }
+
+    /// The worker's memory budget.
+    pub(crate) fn ledger(&self) -> &Rc<Ledger> {
+        each!(self, driver => driver.groups[0].ledger())
     }
 
     /// How many receive buffers are in views.

@@ -25,6 +25,7 @@ mod buffer;
 mod doze;
 mod driver;
 mod executor;
+mod ledger;
 mod listener;
 mod mailbox;
 mod pipe;
@@ -46,6 +47,7 @@ mod doze_atomics {
 pub use address::Address;
 pub use buffer::Buf;
 pub use driver::{BufferOptions, DriverStats};
+pub use ledger::Charge;
 pub use listener::{AcceptError, Accepted, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub use process::{Signal, Signals, raise_descriptor_limit};

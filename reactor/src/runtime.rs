@@ -13,6 +13,7 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{BufferOptions, Driver, DriverStats, Table, Wait};
 use crate::executor::Executor;
+use crate::ledger::Charge;
 use crate::pipe::Pipes;
 use crate::remote::{Remote, WorkerId};
 use crate::time::Instant;
@@ -192,6 +193,26 @@ impl Reactor {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Sets the budget for what is held for peers beyond the receive buffers, in bytes.
+    pub fn set_memory_limit(&self, bytes: usize) {
+        self.core().driver.ledger().set_limit(bytes);
+    }
+
+    /// Charges memory that is held for a peer to the budget, until the charge is dropped.
+    pub fn charge(&self, bytes: usize) -> Charge {
+        self.core().driver.ledger().charge(bytes)
+    }
+
+    /// Bytes that are charged.
+    pub fn memory_used(&self) -> usize {
+        self.core().driver.ledger().used()
+    }
+
+    /// Whether the budget is used up: no new work should be taken on.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.core().driver.ledger().is_exhausted()
     }
 
     pub(crate) fn spend(&self, bytes: usize) -> bool {

@@ -231,9 +231,17 @@ impl Stream {
         seen == Peek::Empty
     }
 
-    /// How much may arrive before it is taken.
+    /// How much may arrive before it is taken, in bytes. A receive that is armed already keeps to
+    /// what was set before.
     pub fn set_high_water(&self, bytes: u32) {
         self.socket(&mut self.reactor.core()).recv.high_water = bytes;
+    }
+
+    /// Lets no more than `bytes` arrive before it is taken, if it is more now.
+    pub fn limit_high_water(&self, bytes: u32) {
+        let mut core = self.reactor.core();
+        let recv = &mut self.socket(&mut core).recv;
+        recv.high_water = recv.high_water.min(bytes);
     }
 
     /// Begins to send. The memory is the reactor's until the last completion, whatever becomes of

@@ -81,6 +81,7 @@ impl Upstreams {
     pub(super) fn opened(&self, worker: &Worker, service: usize, stream: Stream) -> Upstream {
         let id = worker.plan.services[service].id;
         worker.counters.borrow_mut().upstream_opened(id);
+        stream.limit_high_water(worker.plan.stream_buffer());
         Upstream {
             stream,
             opened: worker.reactor.now(),

@@ -251,12 +251,14 @@ impl Epoll {
             if !socket.recv.armed {
                 return;
             }
-            let allowance = socket.recv_allowance() as usize;
+            let group = &self.groups[socket.side as usize];
+            // When memory is short, one buffer is enough for now.
+            let enough = group.ledger().is_short() && !socket.is_quiet();
+            let allowance = if enough { 0 } else { socket.recv_allowance() as usize };
             if allowance == 0 {
                 let _ = table.sockets.received(key, Received::Nothing, false);
                 return;
             }
-            let group = &self.groups[socket.side as usize];
             let Some(id) = group.take() else {
                 self.stats.starved += 1;
                 self.starved.push_back(key);

@@ -139,7 +139,7 @@ impl Uring {
         let capped = self.features.capped_recv;
         let Some(socket) = table.sockets.get(key) else { return };
         socket.recv.armed = true;
-        let cap = socket.recv_allowance().max(1);
+        let cap = self.groups[socket.side as usize].cap(socket.recv_allowance());
         let (fd, group) = (Fd(socket.fd), socket.side as u16);
         // POLL_FIRST: we arm when we expect nothing yet, and an attempt on an empty buffer ring
         // would end with ENOBUFS even if there is nothing to receive.
