@@ -197,6 +197,14 @@ impl Process {
         Some(self.listeners[index].address())
     }
 
+    /// Where the probes are served, if they are, over TCP.
+    pub fn probes(&self) -> Option<std::net::SocketAddr> {
+        match self.control.probes_address()? {
+            Listen::Tcp(address) => Some(*address),
+            Listen::Unix(_) => None,
+        }
+    }
+
     fn reopen_logs(&self) {
         if let Some(Err(error)) = self.access.as_ref().map(|access| access.reopen()) {
             say(format_args!("access_log: cannot open it again, the old file stays: {error}"));
