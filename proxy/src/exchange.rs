@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -90,6 +90,13 @@ enum Failure {
     Unanswered(Cause),
     /// Anything else that the client is told, if it can still be told.
     Because(Cause),
+}
+
+/// How the client's side of the connection ended.
+enum Ended {
+    /// It sends no more; whether it still reads is not known.
+    Closed,
+    Reset,
 }
 
 /// An upstream connection with the request on it.
@@ -218,6 +225,9 @@ impl Exchange<'_> {
                     buf.advance(len - before);
                     self.down.stream.unrecv(buf);
                     self.record.head_read(len);
+                    let bodiless =
+                        matches!(request.head.framing, Framing::None | Framing::Length(0));
+                    self.record.is_whole.set(bodiless);
                     drop(charge);
                     return match self.worker.reactor.is_out_of_memory() {
                         true => Err(Failure::Because(Cause::Overloaded)),
@@ -279,6 +289,7 @@ impl Exchange<'_> {
             arrived.map_err(|malformed| Failure::Because(Cause::BadRequest(malformed)))?;
         self.record.body_read(taken);
         give_back(&self.down.stream, rest);
+        self.record.is_whole.set(body.is_done());
         match self.http.body_size {
             // Of chunks, which say no length, this is the first that is known.
             Some(max) if taken as u64 > max && request.head.framing == Framing::Chunked => {
@@ -360,6 +371,7 @@ impl Exchange<'_> {
         let cause = match body.send_after(Vec::new()).await {
             Ok(()) => {
                 uploaded.set(Some(self.worker.reactor.now()));
+                self.record.is_whole.set(true);
                 return Ok(());
             }
             Err(BodyError::SinkFailed(_)) => return Ok(()),
@@ -547,13 +559,17 @@ impl Exchange<'_> {
             size_max: u64::MAX,
             moved: &self.record.bytes_out,
         };
-        let cause = match body.send_after(head).await {
-            Ok(()) => return Ok(()),
-            Err(BodyError::SourceEnded | BodyError::SourceFailed(_)) => Cause::UpstreamTruncated,
-            Err(BodyError::SourceIdle) => Cause::StreamIdleTimeout,
-            Err(BodyError::Malformed(malformed)) => Cause::UpstreamBadResponse(malformed),
-            Err(BodyError::SinkFailed(_) | BodyError::TooLarge) => Cause::ClientGone,
-            Err(BodyError::SinkIdle) => Cause::WriteTimeout,
+        let sent = self.unless_client_left(body.send_after(head)).await;
+        let cause = match sent {
+            None => Cause::ClientGone,
+            Some(Ok(())) => return Ok(()),
+            Some(Err(BodyError::SourceEnded | BodyError::SourceFailed(_))) => {
+                Cause::UpstreamTruncated
+            }
+            Some(Err(BodyError::SourceIdle)) => Cause::StreamIdleTimeout,
+            Some(Err(BodyError::Malformed(malformed))) => Cause::UpstreamBadResponse(malformed),
+            Some(Err(BodyError::SinkFailed(_) | BodyError::TooLarge)) => Cause::ClientGone,
+            Some(Err(BodyError::SinkIdle)) => Cause::WriteTimeout,
         };
         Err(Failure::Because(cause))
     }
@@ -607,24 +623,54 @@ impl Exchange<'_> {
     }
 
     /// What `future` gives, or `None` if the client leaves first. One that has only closed its
-    /// sending direction is given some time.
+    /// sending direction is given some time for the answer to begin.
     async fn unless_client_leaves<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
-        let mut ended = pin!(self.down.stream.ended());
-        let half_closed = poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            ended.as_mut().poll(cx).map(|end| Err(end.is_ok()))
-        });
-        match half_closed.await {
+        match self.until_client_ends(future.as_mut()).await {
             Ok(output) => Some(output),
-            Err(false) => None,
-            Err(true) => {
+            Err(Ended::Reset) => None,
+            Err(Ended::Closed) => {
                 let deadline = self.worker.reactor.now() + HALF_CLOSE_GRACE;
                 self.worker.reactor.timeout_at(deadline, future).await
             }
         }
+    }
+
+    /// The same for a response that is on its way: one that has closed its sending direction stays
+    /// as long as bytes go to it.
+    async fn unless_client_left<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        match self.until_client_ends(future.as_mut()).await {
+            Ok(output) => return Some(output),
+            Err(Ended::Reset) => return None,
+            Err(Ended::Closed) => {}
+        }
+        loop {
+            let before = self.record.bytes_out.get();
+            let deadline = self.worker.reactor.now() + HALF_CLOSE_GRACE;
+            let output = self.worker.reactor.timeout_at(deadline, future.as_mut()).await;
+            if output.is_some() || self.record.bytes_out.get() == before {
+                return output;
+            }
+        }
+    }
+
+    /// What `future` gives, or how the client's side ended first.
+    async fn until_client_ends<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Ended> {
+        let mut ended = pin!(self.down.stream.ended());
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            ended.as_mut().poll(cx).map(|end| match end {
+                Ok(()) => Err(Ended::Closed),
+                Err(_) => Err(Ended::Reset),
+            })
+        })
+        .await
     }
 
     /// Gives the upstream connection back to its pool, if nothing speaks against it.
@@ -656,9 +702,8 @@ impl Exchange<'_> {
             return Next::Close;
         }
         self.record.status.set(cause.status());
-        let whole = self.record.has_head.get()
-            && matches!(request.head.framing, Framing::None | Framing::Length(0));
-        let keep_alive = whole
+        // What follows a body that was not read to its end could not be told from it.
+        let keep_alive = self.record.is_whole.get()
             && request.head.keep_alive()
             && !matches!(cause, Cause::BadRequest(_))
             && !self.worker.is_draining();

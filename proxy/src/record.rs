@@ -16,7 +16,9 @@ use crate::worker::Worker;
 /// The state of one exchange that is of no consequence for its course.
 pub struct Record {
     began: Instant,
-    pub has_head: Cell<bool>,
+    has_head: Cell<bool>,
+    /// The request is read to its end.
+    pub is_whole: Cell<bool>,
     /// By the plan's index.
     pub route: Cell<Option<usize>>,
     endpoint: Cell<usize>,
@@ -39,6 +41,7 @@ impl Record {
         Record {
             began: now,
             has_head: Cell::new(false),
+            is_whole: Cell::new(false),
             route: Cell::new(None),
             endpoint: Cell::new(0),
             attempts: Cell::new(0),

@@ -98,7 +98,9 @@ pub async fn serve<F: Future>(
     let mut first = true;
     let next = loop {
         if !request_begins(&worker, &connection, first).await {
-            break Next::Close;
+            // A client that has closed its sending direction still waits for the last response.
+            let owes = connection.stream.is_sending() && connection.ended_by().is_none();
+            break if owes { Next::Linger } else { Next::Close };
         }
         first = false;
         connection.idle.set(false);

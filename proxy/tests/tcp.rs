@@ -1,0 +1,105 @@
+//! TCP through a real ringside.
+
+mod support;
+
+use support::{Client, Origin, Proxy, beside, pattern};
+
+on_both_drivers! {
+    messages_go_back_and_forth,
+    half_close_in_both_directions,
+    bulk_arrives_exactly_both_ways,
+    a_refusing_upstream_ends_the_connection,
+    two_workers_share_the_connections,
+}
+
+fn tcp(io: &str, workers: usize, origin: std::net::SocketAddr) -> Proxy {
+    let text = format!(
+        r#"version: 1
+workers: {workers}
+access_log: none
+probes: {{ address: "127.0.0.1:0" }}
+shutdown: {{ grace: 100ms, deadline: 5s }}
+listeners: [{{ name: web, address: "127.0.0.1:0", tcp: {{ service: origin }} }}]
+services: [{{ name: origin, endpoints: [{{ address: "{origin}" }}] }}]
+"#
+    );
+    Proxy::start(io, &text)
+}
+
+fn messages_go_back_and_forth(io: &str) {
+    let origin = Origin::bind();
+    let proxy = tcp(io, 1, origin.address);
+    let mut client = proxy.connect();
+    let mut server = origin.accept();
+    for n in 0..200u8 {
+        client.send([n; 100]);
+        assert_eq!(server.exactly(100), [n; 100]);
+        server.send([!n; 100]);
+        assert_eq!(client.exactly(100), [!n; 100]);
+    }
+}
+
+fn half_close_in_both_directions(io: &str) {
+    let origin = Origin::bind();
+    let proxy = tcp(io, 1, origin.address);
+    let mut client = proxy.connect();
+    let mut server = origin.accept();
+    client.send("question");
+    client.half_close();
+    assert_eq!(server.read_to_end(), b"question");
+    server.send("answer");
+    server.half_close();
+    assert_eq!(client.read_to_end(), b"answer");
+    proxy.metric_becomes(&["ringside_connections_active"], "0");
+}
+
+fn bulk_arrives_exactly_both_ways(io: &str) {
+    let origin = Origin::bind();
+    let proxy = tcp(io, 1, origin.address);
+    let mut client = proxy.connect();
+    let server = origin.accept();
+    let all = pattern(64 << 20);
+    let mut senders = Vec::new();
+    for end in [&client, &server] {
+        let (mut sender, sent) = (Client::from(end.stream().try_clone().unwrap()), all.clone());
+        senders.push(beside(move || {
+            sender.send(sent);
+            sender.half_close();
+        }));
+    }
+    let mut server = server;
+    let upward = beside(move || server.read_to_end());
+    assert!(client.read_to_end() == all);
+    assert!(upward.join().unwrap() == all);
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+}
+
+fn a_refusing_upstream_ends_the_connection(io: &str) {
+    let nobody = Origin::bind().address;
+    let proxy = tcp(io, 1, nobody);
+    proxy.connect().ends_orderly();
+    proxy.metric_becomes(&["ringside_connections_closed_total", "connect_failed"], "1");
+}
+
+fn two_workers_share_the_connections(io: &str) {
+    for (count, each) in [(2, ["1", "1"]), (17, ["9", "8"])] {
+        let origin = Origin::bind();
+        let proxy = tcp(io, 2, origin.address);
+        let mut held = Vec::new();
+        for _ in 0..count {
+            let mut client = proxy.connect();
+            let mut server = origin.accept();
+            client.send("x");
+            server.exactly(1);
+            held.push((client, server));
+        }
+        let metrics = proxy.metrics();
+        let mut active: Vec<&str> = metrics
+            .lines()
+            .filter(|line| line.starts_with("ringside_worker_connections_active{"))
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        active.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(active, each, "{count} connections");
+    }
+}
