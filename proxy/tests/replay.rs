@@ -50,7 +50,7 @@ fn random_closes_cost_nothing(io: &str) {
     assert_eq!(gets, 0, "GETs that failed: {counted:#?}");
     // A POST that was on its way when the connection closed fails; it is never done twice.
     assert!(posts <= each * CLIENTS / 3, "{posts} POSTs failed");
-    println!("{} requests, {gets} GETs and {posts} POSTs failed", each * CLIENTS);
+    eprintln!("{} requests, {gets} GETs and {posts} POSTs failed", each * CLIENTS);
     let executed = executed.lock().unwrap();
     let twice: Vec<_> = executed.iter().filter(|(id, n)| id.contains("POST") && **n > 1).collect();
     assert!(twice.is_empty(), "executed twice: {twice:?}");

@@ -1,0 +1,148 @@
+//! Real clients through ringside to a real nginx. A missing tool fails: `loadtest/peers/install`
+//! gets them.
+
+mod support;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{Proxy, config, pattern};
+
+on_both_drivers! { curl, h2load, python, node }
+
+/// An nginx that serves files and takes uploads.
+struct Nginx {
+    child: Child,
+    folder: PathBuf,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    fn start(name: &str) -> Nginx {
+        let folder =
+            std::env::temp_dir().join(format!("ringside-nginx-{name}-{}", std::process::id()));
+        let www = folder.join("www");
+        fs::create_dir_all(&www).unwrap();
+        fs::write(www.join("big"), pattern(1 << 20)).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = format!(
+            "daemon off; user root; pid {0}/pid; error_log stderr; events {{}}
+             http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;
+                     fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
+                     client_max_body_size 0; keepalive_requests 1000000;
+                     server {{ listen {address}; root {0}/www;
+                               location /hello {{ return 200 hello; }}
+                               location /upload {{ dav_methods PUT; create_full_put_path on; }} }} }}",
+            folder.display()
+        );
+        let file = folder.join("nginx.conf");
+        fs::write(&file, text).unwrap();
+        let child = Command::new("nginx")
+            .args(["-e", "stderr", "-p"])
+            .arg(&folder)
+            .arg("-c")
+            .arg(&file)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx is installed");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "nginx did not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Nginx { child, folder, address }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The master ends its workers when it is asked to; killed, it would leave them.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn mesh(io: &str, name: &str) -> (Nginx, Proxy, String) {
+    let nginx = Nginx::start(&format!("{io}-{name}"));
+    let proxy = Proxy::start(io, &config(nginx.address, "", "", ""));
+    let url = format!("http://{}", proxy.address("web"));
+    (nginx, proxy, url)
+}
+
+/// Runs a tool to its end and returns what it said.
+fn run(command: &mut Command) -> Vec<u8> {
+    let tool = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().unwrap_or_else(|error| panic!("{tool} is installed: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool}: {said}");
+    output.stdout
+}
+
+fn curl(io: &str) {
+    let (nginx, _proxy, url) = mesh(io, "curl");
+    let hello = format!("{url}/hello");
+    assert_eq!(run(Command::new("curl").args(["-sS", &hello, &hello, &hello])), b"hello".repeat(3));
+    assert!(run(Command::new("curl").args(["-sS", &format!("{url}/big")])) == pattern(1 << 20));
+    let body = nginx.folder.join("www/big");
+    for framing in [&[][..], &["-H", "transfer-encoding: chunked"][..]] {
+        let upload = Command::new("curl")
+            .args(["-sS", "-f", "-T"])
+            .arg(&body)
+            .args(framing)
+            .arg(format!("{url}/upload/x"))
+            .output()
+            .unwrap();
+        assert!(upload.status.success(), "{}", String::from_utf8_lossy(&upload.stderr));
+        let uploaded = nginx.folder.join("www/upload/x");
+        assert!(fs::read(&uploaded).unwrap() == pattern(1 << 20));
+        fs::remove_file(uploaded).unwrap();
+    }
+}
+
+fn h2load(io: &str) {
+    let (_nginx, _proxy, url) = mesh(io, "h2load");
+    let url = format!("{url}/hello");
+    let said = run(Command::new("h2load").args(["--h1", "-n", "20000", "-c", "50", &url]));
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("20000 succeeded, 0 failed, 0 errored"), "{said}");
+}
+
+fn python(io: &str) {
+    let (_nginx, proxy, _) = mesh(io, "python");
+    let script = r#"
+import http.client, sys
+host = sys.argv[1]
+c = http.client.HTTPConnection(host, timeout=20)
+for _ in range(100):
+    c.request("GET", "/hello"); r = c.getresponse(); assert r.status == 200 and r.read() == b"hello"
+c.request("GET", "/big"); big = c.getresponse().read(); assert len(big) == 1 << 20
+c.request("PUT", "/upload/y", body=iter([big[:1000], big[1000:]]), encode_chunked=True,
+          headers={"transfer-encoding": "chunked"})
+r = c.getresponse(); r.read(); assert r.status == 201, r.status
+c.request("GET", "/upload/y"); assert c.getresponse().read() == big
+c.request("HEAD", "/big"); r = c.getresponse(); r.read(); assert r.getheader("content-length") == str(1 << 20)
+"#;
+    run(Command::new("python3").args(["-c", script, &proxy.address("web").to_string()]));
+}
+
+fn node(io: &str) {
+    let (_nginx, _proxy, url) = mesh(io, "node");
+    let script = r#"
+const url = process.argv[1];
+(async () => {
+    const all = await Promise.all(Array.from({length: 200}, async () => {
+        const r = await fetch(url + "/hello"); return r.status + await r.text();
+    }));
+    if (!all.every(a => a === "200hello")) throw new Error(all);
+    const big = await (await fetch(url + "/big")).arrayBuffer();
+    if (big.byteLength !== 1 << 20) throw new Error(big.byteLength);
+    const put = await fetch(url + "/upload/z", {method: "PUT", body: big});
+    if (put.status !== 201) throw new Error(put.status);
+})();
+"#;
+    run(Command::new("node").args(["-e", script, &url]));
+}
