@@ -1,1 +1,2 @@
-//! Micro-benchmarks and baselines; see `benches/`.
+//! Micro-benchmarks of what a request costs on its way: heads, choices, timers. They are in
+//! `benches/`; `cargo bench -p benches` runs them.
