@@ -13,6 +13,39 @@ use support::{Proxy, config, pattern};
 
 on_both_drivers! { curl, h2load, python, node }
 
+/// Forbids io_uring to itself by seccomp, as container runtimes do, and becomes its arguments.
+const WITHOUT_IO_URING: &str = r#"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+SETUP = 425  # io_uring_setup, on every architecture
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+ALLOW, FORBID = 0x7fff0000, 0x00050000 | 1  # SECCOMP_RET_ERRNO with EPERM
+rules = [(LOAD, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, SETUP), (RETURN, 0, 0, FORBID), (RETURN, 0, 0, ALLOW)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(rules), ctypes.addressof(code)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0       # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, program) == 0        # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn where_io_uring_is_forbidden_it_falls_back_and_says_why() {
+    let mut python = Command::new("python3");
+    python.args(["-c", WITHOUT_IO_URING, env!("CARGO_BIN_EXE_ringside")]);
+    let proxy = Proxy::start_by(python, "auto", &config(support::echo_origin(), "", "", ""));
+    let io = proxy.said.iter().find(|fact| fact.starts_with("io ")).unwrap();
+    assert!(
+        io.starts_with("io epoll (io_uring does not work here: Operation not permitted"),
+        "{io}"
+    );
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    let info = proxy.metrics();
+    assert!(
+        info.contains("ringside_io_backend_info{backend=\"epoll\",reason=\"io_uring does not"),
+        "{info}"
+    );
+}
+
 /// An nginx that serves files and takes uploads.
 struct Nginx {
     child: Child,

@@ -1,0 +1,139 @@
+//! A warm worker serves requests without allocating.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ringside::run::{Overrides, Process};
+
+/// Counts what every thread allocates but those that are exempt: the test's own.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if !IS_EXEMPT.try_with(Cell::get).unwrap_or(true) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is handed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nserver: test\r\ncontent-length: 5\r\n\r\nhello";
+const CONNECTIONS: usize = 4;
+
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        IS_EXEMPT.set(true);
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                IS_EXEMPT.set(true);
+                answer(stream);
+            });
+        }
+    });
+    address
+}
+
+/// Answers each request; requests come one at a time and have no body.
+fn answer(mut stream: TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    let mut input = [0; 4096];
+    let mut filled = 0;
+    while let Ok(len @ 1..) = stream.read(&mut input[filled..]) {
+        filled += len;
+        if input[..filled].ends_with(b"\r\n\r\n") {
+            filled = 0;
+            if stream.write_all(RESPONSE).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn ask(stream: &mut TcpStream) {
+    let request =
+        b"GET /some/path?x=1 HTTP/1.1\r\nhost: web\r\nuser-agent: test\r\naccept: */*\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut input = [0; 4096];
+    let mut filled = 0;
+    while !input[..filled].ends_with(b"\r\n\r\nhello") {
+        let len = stream.read(&mut input[filled..]).unwrap();
+        assert!(len > 0, "the connection stays");
+        filled += len;
+    }
+}
+
+fn serves_without_allocating(io: config::Io) {
+    let text = format!(
+        r#"version: 1
+workers: 1
+access_log: none
+shutdown: {{ grace: 0s, deadline: 1s }}
+listeners: [{{ name: web, address: "127.0.0.1:0", http: {{}} }}]
+services: [{{ name: origin, endpoints: [{{ address: "{}" }}] }}]
+routes: [{{ name: all, backends: [{{ service: origin }}] }}]
+"#,
+        origin()
+    );
+    let loaded = config::parse("test", &text, config::Format::Yaml).unwrap();
+    let overrides = Overrides { io: Some(io), ..Overrides::default() };
+    let process = Process::start(loaded, &[], &overrides).unwrap_or_else(|e| panic!("{e}"));
+    let address = process.address("web").unwrap().ip().unwrap();
+    let mut clients: Vec<TcpStream> = (0..CONNECTIONS)
+        .map(|_| {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream
+        })
+        .collect();
+    let mut ask_all = |count: usize| {
+        for n in 0..count {
+            ask(&mut clients[n % CONNECTIONS]);
+        }
+    };
+    ask_all(10_000);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    ask_all(100_000);
+    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert_eq!(allocated, 0, "allocations in 100,000 requests");
+    drop(clients);
+    process.drain();
+}
+
+/// One test, because the counter is of the whole process.
+#[test]
+fn a_warm_worker_does_not_allocate() {
+    IS_EXEMPT.set(true);
+    serves_without_allocating(config::Io::IoUring);
+    serves_without_allocating(config::Io::Epoll);
+}
