@@ -1,6 +1,6 @@
 //! An exchange: one request and its response, from the client's first byte to its record.
 //!
-//! [`Exchange::run`] is the whole way of a request, in order. What decides is elsewhere, and pure:
+//! `Exchange::run` is the whole way of a request, in order. What decides is elsewhere, and pure:
 //! what a head means ([`crate::http1`]), which route takes it ([`crate::route`]), which endpoint
 //! ([`balancer`]), which idle connection ([`crate::pool`]), whether a request may be sent again
 //! ([`crate::replay`]), what a failure is called ([`crate::error`]).
