@@ -248,7 +248,7 @@ async fn serve_one(reactor: &Reactor, stream: &Stream, told: &Ledger) -> bool {
     }
     assert!(reader.input.is_empty(), "one request at a time");
     *told.executed.borrow_mut().entry(id.clone()).or_default() += 1;
-    let closes = random % 4 == 0;
+    let closes = random.is_multiple_of(4);
     let body = body_of(&id, "down", length_of(&id, 2));
     let (framing, wire) = framed(&body, random & 16 != 0);
     let connection = if closes { "connection: close\r\n" } else { "" };
@@ -268,7 +268,7 @@ async fn visit(reactor: &Reactor, client: usize, told: &Ledger, losses: bool) {
     let mut connection: Option<Stream> = None;
     for n in 0..REQUESTS {
         let random = reactor.random();
-        let method = if random % 2 == 0 { "GET" } else { "POST" };
+        let method = if random.is_multiple_of(2) { "GET" } else { "POST" };
         let id = format!("{method}-{client}-{n}");
         let stream = match connection.take() {
             Some(stream) => stream,
@@ -280,7 +280,7 @@ async fn visit(reactor: &Reactor, client: usize, told: &Ledger, losses: bool) {
                 }
             },
         };
-        let leaves = losses && random % 11 == 0;
+        let leaves = losses && random.is_multiple_of(11);
         let Some((head, body)) = ask(reactor, &stream, &id, random & 32 != 0, leaves).await else {
             assert!(losses, "{id} was not answered");
             continue;
