@@ -177,10 +177,13 @@ impl Exchange<'_> {
     ) -> Result<Next, Failure> {
         let mut body = BodyReader::new(request.head.framing, Emit::Wire);
         self.encode(request, &mut body, route)?;
+        let kept = body.position();
 
         let mut sent = self.send(request, route, On::Any).await?;
         let mut result = self.converse(request, &mut body, response, route, &sent).await;
+        // What of the body went on after the first bytes is gone.
         if let Err(Failure::Unanswered(_)) = result
+            && body.position() == kept
             && may_replay(&sent.facts(request, &body))
         {
             drop(sent);
@@ -676,7 +679,9 @@ impl Exchange<'_> {
     /// Gives the upstream connection back to its pool, if nothing speaks against it.
     fn keep(&self, sent: Sent, response: &ResponseHead) {
         let Sent { attempt, upstream, .. } = sent;
-        if response.keep_alive() {
+        // After an early response it may still wait for the rest of this request, and would take
+        // the next one for it.
+        if response.keep_alive() && self.record.is_whole.get() {
             let announced = response.keep_alive_timeout;
             let announced = announced.map(|seconds| Duration::from_secs(u64::from(seconds)));
             self.worker.upstreams.keep(self.worker, &attempt, upstream, announced);

@@ -217,9 +217,9 @@ impl Process {
         say(format_args!("draining"));
         self.control.set_phase(Phase::Draining);
         drop(self.listeners);
-        for mailbox in &self.mailboxes {
-            // A mailbox stays full only if its worker is stuck, and then nothing helps.
-            while let Err(Command::Drain) = mailbox.send(Command::Drain) {
+        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
+            // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
+            while mailbox.send(Command::Drain).is_err() && !worker.is_finished() {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use reactor::{
-    AcceptError, Accepted, Either, Instant, ListenSocket, Listener, Reactor, Receiver, Sender, race,
+    AcceptError, Accepted, Either, Instant, ListenSocket, Listener, Reactor, Receiver, Sender,
+    both, race,
 };
 use slotmap::{SlotMap, new_key_type};
 
@@ -138,8 +139,6 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
             }
         })
     };
-    reactor.spawn(measure_lag(worker.clone()));
-    reactor.spawn(sweep(worker.clone()));
     let accepting = Rc::new(Cell::new(listeners.len()));
     let mut stops = Vec::new();
     for (listener, socket) in listeners.into_iter().enumerate() {
@@ -152,14 +151,18 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
             accepting.set(accepting.get() - 1);
         });
     }
-    while let Some(command) = mailbox.recv().await {
-        match command {
-            Command::Serve { listener, accepted } => start(listener, accepted),
-            Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
-            Command::Drain => break,
+    let serving = async {
+        while let Some(command) = mailbox.recv().await {
+            match command {
+                Command::Serve { listener, accepted } => start(listener, accepted),
+                Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
+                Command::Drain => break,
+            }
         }
-    }
-    worker.drain(&mut mailbox, stops, &accepting, &*start).await;
+        worker.drain(&mut mailbox, stops, &accepting, &*start).await;
+    };
+    // What has no end of its own ends with the serving.
+    race(serving, both(measure_lag(&worker), sweep(&worker))).await;
 }
 
 /// Accepts on one listener until told to stop, and hands each connection to the worker that serves
@@ -235,7 +238,7 @@ impl Worker {
         }
         let letter = Command::Serve { listener, accepted };
         if let Err(Command::Serve { accepted, .. }) = crew.mailboxes[least].send(letter) {
-            // Its mailbox is full, so it is not the less loaded one after all.
+            // Its mailbox is full, so it is not the less loaded one after all; or it has ended.
             crew.load[least].fetch_sub(1, Ordering::Relaxed);
             crew.load[self.index].fetch_add(1, Ordering::Relaxed);
             start(listener, accepted);
@@ -299,7 +302,7 @@ impl Worker {
                 self.close(|connection| connection.is_idle());
             }
             let alone = self.connections.borrow().is_empty() && accepting.get() == 0;
-            if alone || now >= deadline {
+            if alone && mailbox.is_empty() || now >= deadline {
                 break;
             }
             // A connection that ends is noticed within this time.
@@ -327,15 +330,15 @@ impl Worker {
 }
 
 /// Lets upstream connections go that are closed or too old.
-async fn sweep(worker: Rc<Worker>) {
+async fn sweep(worker: &Worker) {
     loop {
         worker.reactor.sleep(SWEEP).await;
-        worker.upstreams.sweep(&worker);
+        worker.upstreams.sweep(worker);
     }
 }
 
 /// Measures how late the loop comes round: a timer's lateness beyond its tick.
-async fn measure_lag(worker: Rc<Worker>) {
+async fn measure_lag(worker: &Worker) {
     loop {
         let due = worker.reactor.clock() + LAG_PROBE;
         worker.reactor.sleep_until(due).await;

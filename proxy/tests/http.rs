@@ -16,6 +16,7 @@ on_both_drivers! {
     large_bodies_arrive_exactly,
     a_body_until_close_is_delimited_for_the_client,
     an_early_response_arrives_and_ends_the_connection,
+    an_upstream_that_answered_early_is_not_used_again,
     a_half_closed_client_gets_its_response,
     forwarded_headers_are_added_or_not,
     hop_by_hop_fields_end_here,
@@ -236,6 +237,27 @@ fn an_early_response_arrives_and_ends_the_connection(io: &str) {
     assert_eq!(response.header("connection"), Some("close"));
     client.half_close();
     assert_eq!(client.message(), None);
+    play.join().unwrap();
+}
+
+/// It still waits for the rest of the body, and would take the next client's request for it.
+fn an_upstream_that_answered_early_is_not_used_again(io: &str) {
+    let origin = Origin::bind();
+    let proxy = proxy(io, origin.address);
+    let play = beside(move || {
+        let mut early = origin.accept();
+        early.until(b"begin").unwrap();
+        early.send("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno");
+        let mut fresh = origin.accept();
+        assert!(fresh.message().unwrap().head.starts_with("GET /next HTTP/1.1"));
+        fresh.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnext");
+        let rest = early.read_to_end();
+        assert_eq!(rest, b"", "nothing of another client's request: {rest:?}");
+    });
+    let mut client = proxy.connect();
+    client.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 1000\r\n\r\nbegin");
+    assert_eq!(client.message().unwrap().status(), 403);
+    assert_eq!(proxy.connect().get("/next").body, b"next");
     play.join().unwrap();
 }
 

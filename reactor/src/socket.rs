@@ -359,6 +359,11 @@ impl Socket {
         self.recv.was_reset |= errno == libc::ECONNRESET;
     }
 
+    /// Whether an end that is found now is that of a reset; see [`Socket::failed`].
+    pub(crate) fn was_reset(&self) -> bool {
+        self.recv.was_reset
+    }
+
     /// The length of what is taken next.
     pub(crate) fn first_arrived(&self) -> Option<usize> {
         self.recv.arrived.first().map(|buf| buf.len())

@@ -401,7 +401,7 @@ impl Stream {
             let room = pipe.capacity.saturating_sub(pipe.filled) as u64;
             if left > 0 && ended.is_none() && room > 0 {
                 match self.splice_in(pipe, room.min(left) as usize) {
-                    Ok(0) => ended = Some(RelayEnd::Eof),
+                    Ok(0) => ended = Some(self.relay_end()),
                     Ok(len) => {
                         pipe.filled += len;
                         left -= len as u64;
@@ -435,6 +435,14 @@ impl Stream {
                 Err(error) if would_block(&error) => sink.until_ready(Interest::Write).await,
                 Err(error) => return RelayEnd::Sink(recv_error(&error)),
             }
+        }
+    }
+
+    /// What the end that `splice(2)` finds is: an orderly one, or a reset that was told already.
+    fn relay_end(&self) -> RelayEnd {
+        match self.socket(&mut self.reactor.core()).was_reset() {
+            true => RelayEnd::Source(RecvError::Reset),
+            false => RelayEnd::Eof,
         }
     }
 

@@ -422,6 +422,30 @@ fn a_reset_takes_what_was_not_read() {
     assert_eq!(outcome, Outcome::Done);
 }
 
+/// The kernel tells of a reset once. If a send was told, what a relay finds looks like an end.
+#[test]
+fn a_reset_that_a_send_was_told_of_ends_no_relay_in_order() {
+    let outcome = on_one_worker(Faults::none(), |reactor, network| async move {
+        let socket = network.bind(&ip("127.0.0.1:0")).unwrap();
+        let address = socket.address().clone();
+        let mut listener = Listener::new(&reactor, socket);
+        let mut pairs = Vec::new();
+        for _ in 0..2 {
+            let (accepted, connected) = both(listener.accept(), reactor.connect(&address)).await;
+            pairs.push((reactor.adopt(accepted.unwrap().unwrap()), connected.unwrap()));
+        }
+        let (sink, _reader) = pairs.pop().unwrap();
+        let (source, peer) = pairs.pop().unwrap();
+        peer.reset_on_close();
+        drop(peer);
+        reactor.sleep(Duration::from_millis(1)).await;
+        assert_eq!(source.send([Piece::Static(b"x")]).await.unwrap_err().why, RecvError::Reset);
+        let end = source.relay(&sink, u64::MAX, &Cell::new(0)).await;
+        assert_eq!(end, RelayEnd::Source(RecvError::Reset));
+    });
+    assert_eq!(outcome, Outcome::Done);
+}
+
 #[test]
 fn closing_with_unread_data_is_a_reset() {
     let outcome = on_one_worker(Faults::none(), |reactor, network| async move {

@@ -170,3 +170,20 @@ async fn linger(worker: &Worker, stream: &Stream) {
     };
     worker.reactor.timeout_at(deadline, drain).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of three arguments returns, without calling it.
+    fn size_of_returned<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// What its exchanges need is in their slots.
+    #[test]
+    fn the_task_of_an_idle_connection_is_small() {
+        let task = size_of_returned(serve::<std::future::Ready<()>>);
+        assert!(task <= 512, "{task} bytes");
+    }
+}

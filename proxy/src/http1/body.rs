@@ -50,6 +50,7 @@ pub struct Step {
 pub struct BodyReader {
     body: Body,
     emit: Emit,
+    position: u64,
 }
 
 #[derive(Debug)]
@@ -68,11 +69,17 @@ impl BodyReader {
             Framing::Chunked => Body::Chunked(Chunked::default()),
             Framing::UntilClose => Body::UntilClose,
         };
-        BodyReader { body, emit }
+        BodyReader { body, emit, position: 0 }
     }
 
     /// Reads on. Progress is made, or the body done, unless the input is empty.
     pub fn advance(&mut self, input: &[u8]) -> Result<Step, Malformed> {
+        let step = self.step(input)?;
+        self.position += step.consumed as u64;
+        Ok(step)
+    }
+
+    fn step(&mut self, input: &[u8]) -> Result<Step, Malformed> {
         match &mut self.body {
             Body::Empty => Ok(Step { done: true, ..Step::default() }),
             Body::Length { remaining } => {
@@ -113,6 +120,11 @@ impl BodyReader {
         }
     }
 
+    /// How many bytes, framing included, are read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Whether the end of the connection, now, is a proper end of the body.
     pub fn may_end_here(&self) -> bool {
         self.is_done() || matches!(self.body, Body::UntilClose)
@@ -133,6 +145,7 @@ impl BodyReader {
             debug_assert!(len <= *remaining);
             *remaining = remaining.saturating_sub(len);
         }
+        self.position += len;
     }
 }
 
@@ -157,6 +170,7 @@ mod tests {
         reader.skip(5);
         let step = reader.advance(b"defgh").unwrap();
         assert_eq!((step.consumed, step.pass, step.done), (2, 0..2, true));
+        assert_eq!(reader.position(), 10);
     }
 
     #[test]
