@@ -73,8 +73,8 @@ impl Body<'_> {
         let mut batch = Batch::new(head);
         while !self.reader.is_done() {
             let left = self.spliceable();
-            if left >= SPLICE_MIN && batch.is_empty() {
-                self.splice(left).await?;
+            if left.saturating_sub(self.from.arrived_bytes() as u64) >= SPLICE_MIN {
+                self.splice(&mut batch, left).await?;
                 if !self.reader.is_done() {
                     break; // the end of the connection was the end of the body
                 }
@@ -168,11 +168,13 @@ impl Body<'_> {
         }
     }
 
-    async fn splice(&mut self, left: u64) -> Result<(), BodyError> {
-        // A length beyond what is allowed was refused with the head.
+    /// Sends the batch, and all that is to come without looking at it. A length beyond what is
+    /// allowed was refused with the head.
+    async fn splice(&mut self, batch: &mut Batch, left: u64) -> Result<(), BodyError> {
         self.settle().await?;
+        self.count(batch);
         let moved = Cell::new(0);
-        let relay = self.from.relay(self.to, left, &moved);
+        let relay = self.from.relay(batch.pieces.drain(..), self.to, left, &moved);
         let end = watched(self.reactor, relay, &moved, self.patience, self.to).await;
         self.reader.skip(moved.get());
         self.moved.set(self.moved.get() + moved.get());
@@ -325,7 +327,7 @@ async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
         // Small messages go on as they come, bulk without being read.
         let before = moved.get();
         let end = match bulk {
-            true => from.relay(to, TUNNEL_BURST, moved).await,
+            true => from.relay([], to, TUNNEL_BURST, moved).await,
             false => one_message(from, to, moved).await,
         };
         bulk = moved.get() - before >= TUNNEL_BULK;

@@ -313,6 +313,12 @@ impl Interest {
     pub(crate) const ALL: [Interest; 2] = [Interest::Read, Interest::Write];
 }
 
+impl Receiving {
+    pub(crate) fn arrived_bytes(&self) -> u32 {
+        self.arrived_bytes
+    }
+}
+
 impl Socket {
     /// Whether the driver still has an operation of this socket.
     fn is_with_driver(&self) -> bool {

@@ -4,6 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
+use smallvec::SmallVec;
+
 use crate::address::Address;
 use crate::buffer::Buf;
 use crate::listener::Accepted;
@@ -321,28 +323,32 @@ impl Stream {
         core.driver.peer_address(fd)
     }
 
-    /// Moves up to `limit` bytes from here to `sink` without a copy in user space: the bytes that
-    /// were received already first, then by `splice(2)` through a pipe that comes back empty. Adds
-    /// what went over to `moved` as it goes, so that an observer sees progress.
+    /// Sends `lead` to `sink`, then moves up to `limit` bytes from here to there without a copy in
+    /// user space: the bytes that were received already together with `lead`, the others by
+    /// `splice(2)` through a pipe that comes back empty. Adds what went over of them to `moved` as it
+    /// goes, so that an observer sees progress.
     ///
     /// No send may be in flight on `sink`.
-    pub async fn relay(&self, sink: &Stream, limit: u64, moved: &std::cell::Cell<u64>) -> RelayEnd {
-        let mut left = limit;
+    pub async fn relay(
+        &self,
+        lead: impl IntoIterator<Item = Piece>,
+        sink: &Stream,
+        limit: u64,
+        moved: &std::cell::Cell<u64>,
+    ) -> RelayEnd {
         let alone = Alone::with(self);
         self.stop_receiving().await;
-        while left > 0 {
-            let Some(mut buf) = self.take_arrived() else { break };
-            if buf.len() as u64 > left {
-                let rest = { buf.split_to(left as usize) };
-                self.unrecv(std::mem::replace(&mut buf, rest));
-            }
-            let len = buf.len() as u64;
-            match sink.send([Piece::Buf(buf)]).await {
-                Ok(_) => moved.set(moved.get() + len),
-                Err(error) => return RelayEnd::Sink(error.why),
-            }
-            left -= len;
+        let mut pieces: SmallVec<[Piece; 8]> = lead.into_iter().collect();
+        let mut arrived = 0;
+        while let Some(buf) = self.take_up_to(limit - arrived) {
+            arrived += buf.len() as u64;
+            pieces.push(Piece::Buf(buf));
         }
+        if let Err(error) = sink.send(pieces).await {
+            return RelayEnd::Sink(error.why);
+        }
+        moved.set(moved.get() + arrived);
+        let left = limit - arrived;
         if left == 0 {
             return RelayEnd::Complete;
         }
@@ -359,6 +365,19 @@ impl Stream {
         let end = self.splice_through(&mut pipe, sink, left, moved).await;
         self.reactor.core().pipes.keep(pipe);
         end
+    }
+
+    /// Of what has arrived, the first piece, up to `max` bytes of it.
+    fn take_up_to(&self, max: u64) -> Option<Buf> {
+        if max == 0 {
+            return None;
+        }
+        let mut buf = self.take_arrived()?;
+        if buf.len() as u64 > max {
+            let now = buf.split_to(max as usize);
+            self.unrecv(std::mem::replace(&mut buf, now));
+        }
+        Some(buf)
     }
 
     /// Out of pipes: the same, by way of receive buffers.
@@ -471,6 +490,11 @@ impl Stream {
         if let Err(error) = result {
             self.socket(core).failed(error.raw_os_error().unwrap_or(0));
         }
+    }
+
+    /// How many bytes have arrived and are not taken.
+    pub fn arrived_bytes(&self) -> usize {
+        self.socket(&mut self.reactor.core()).recv.arrived_bytes() as usize
     }
 
     /// What has arrived, without waiting.

@@ -366,7 +366,7 @@ fn a_reset_that_a_relay_met_is_not_an_end_of_stream(setup: Setup) {
         let (sink, reader) = pair(&reactor).await;
         feeder.start_send(vec(vec![7; 16 << 20]));
         let moved = Cell::new(0);
-        let relay = source.relay(&sink, u64::MAX, &moved);
+        let relay = source.relay([], &sink, u64::MAX, &moved);
         let cut = async {
             recv_at_least(&reader, 1).await;
             reset(reader);
@@ -471,7 +471,7 @@ fn relays_exactly_the_bytes_asked_for(setup: Setup) {
                 let rest = [Piece::Vec(all.clone()), Piece::Static(b"next")];
                 feeder.send(rest).await.unwrap();
             };
-            let relay = source.relay(&sink, len as u64, &moved);
+            let relay = source.relay([], &sink, len as u64, &moved);
             let ((_, end), got) = both(both(feed, relay), recv_exactly(&reader, len)).await;
             assert_eq!((end, moved.get()), (RelayEnd::Complete, len as u64));
             assert!(got == all);
@@ -491,7 +491,7 @@ fn relays_until_the_end_and_half_closes(setup: Setup) {
         };
         let moved = Cell::new(0);
         let relay = async {
-            let end = source.relay(&sink, u64::MAX, &moved).await;
+            let end = source.relay([], &sink, u64::MAX, &moved).await;
             sink.shutdown_write();
             end
         };
@@ -515,7 +515,7 @@ fn a_relay_is_alone_with_its_source(setup: Setup) {
         let moved = Cell::new(0);
         // Who waits for the source's end must not begin to receive in the middle of it.
         let relay = async {
-            let relay = source.relay(&sink, all.len() as u64, &moved);
+            let relay = source.relay([], &sink, all.len() as u64, &moved);
             race(relay, source.ended()).await
         };
         let ((_, end), got) = both(both(feed, relay), recv_exactly(&reader, all.len())).await;
@@ -705,7 +705,7 @@ fn dropping_in_every_state_leaks_nothing(setup: Setup) {
         let (server, client) = pair(&reactor).await;
         let moved = Cell::new(0);
         let soon = reactor.now() + Duration::from_millis(5);
-        let cut = reactor.timeout_at(soon, server.relay(&client, 100, &moved)).await;
+        let cut = reactor.timeout_at(soon, server.relay([], &client, 100, &moved)).await;
         assert!(cut.is_none(), "nothing to relay");
         drop((server, client));
         let mut listener = Listener::new(&reactor, socket);

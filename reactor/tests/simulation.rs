@@ -177,7 +177,7 @@ async fn one_way(from: &Stream, to: &Stream) -> Result<(), RecvError> {
     // In portions, so that every border between relays is met.
     for portion in [1, 1000, u64::MAX] {
         let before = moved.get();
-        match from.relay(to, portion, &moved).await {
+        match from.relay([], to, portion, &moved).await {
             RelayEnd::Complete => assert_eq!(moved.get() - before, portion),
             RelayEnd::Eof => break,
             RelayEnd::Source(why) | RelayEnd::Sink(why) => return Err(why),
@@ -370,7 +370,7 @@ async fn busy(reactor: &Reactor, socket: ListenSocket, mut rng: Rng) -> io::Resu
     loop {
         feeder.start_send([Piece::Vec(vec![7; rng.usize(1..20_000)])]);
         let soon = reactor.now() + Duration::from_micros(rng.u64(0..2_000));
-        let relay = source.relay(sink, rng.u64(..30_000), &moved);
+        let relay = source.relay([], sink, rng.u64(..30_000), &moved);
         reactor.timeout_at(soon, both(relay, reader.recv())).await;
         if feeder.sent().await.is_err() || sink.is_sending() {
             return Ok(());
@@ -440,7 +440,7 @@ fn a_reset_that_a_send_was_told_of_ends_no_relay_in_order() {
         drop(peer);
         reactor.sleep(Duration::from_millis(1)).await;
         assert_eq!(source.send([Piece::Static(b"x")]).await.unwrap_err().why, RecvError::Reset);
-        let end = source.relay(&sink, u64::MAX, &Cell::new(0)).await;
+        let end = source.relay([], &sink, u64::MAX, &Cell::new(0)).await;
         assert_eq!(end, RelayEnd::Source(RecvError::Reset));
     });
     assert_eq!(outcome, Outcome::Done);
