@@ -4,8 +4,8 @@
 //! A [`Cause`] is what an operator greps for. Its name stands in the response header
 //! `x-ringside-cause`, in the access log, in metrics and in traces; the HTTP status, the gRPC
 //! status, who is to blame and the next step all come from the single row that defines it, so
-//! that no two places can disagree. Two causes carry a finer detail: [`Malformed`] says what was
-//! wrong with a message, [`Lack`] why a service has no endpoint.
+//! that no two places can disagree. Three causes carry a finer detail: [`Malformed`] says what was
+//! wrong with a message, [`Lack`] why a service has no endpoint, [`Shortage`] what we ran out of.
 //!
 //! This module decides nothing. Who meets a failure picks the cause; who answers reads the row.
 
@@ -151,8 +151,8 @@ causes! {
         "the service's `circuit` is full; raise it or add replicas";
     QueueTimeout => "queue_timeout" 503 Policy Some(Unavailable),
         "no upstream connection became free within `circuit.pending_timeout`";
-    Overloaded => "overloaded" 503 Local Some(Unavailable),
-        "this proxy is at `limits.memory` or `limits.connections`; retry later or raise them";
+    Overloaded(Shortage = Shortage::Memory) => "overloaded" 503 Local Some(Unavailable),
+        "this proxy has no room for more; retry later";
     Draining => "draining" 503 Local Some(Unavailable),
         "this proxy is shutting down; retry on another connection";
 
@@ -247,6 +247,7 @@ impl Cause {
         match self {
             Cause::BadRequest(detail) => detail.hint(),
             Cause::NoEndpoint(lack) => lack.hint(),
+            Cause::Overloaded(shortage) => shortage.hint(),
             _ => self.row().hint,
         }
     }
@@ -259,6 +260,7 @@ impl Cause {
             }
             Cause::NoEndpoint(Lack::Empty) => None,
             Cause::NoEndpoint(lack) => Some(lack.name()),
+            Cause::Overloaded(shortage) => Some(shortage.name()),
             _ => None,
         }
     }
@@ -295,6 +297,48 @@ impl Lack {
             Lack::NeverPushed => "nobody has pushed endpoints: PUT /v1/services/NAME/endpoints",
             Lack::DnsFailed => "the service's DNS name does not resolve; check it with `dig`",
             Lack::NoSuchSubset => "no endpoint has the labels that the route's backend names",
+        }
+    }
+}
+
+/// What this process ran out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shortage {
+    Memory,
+    Descriptors,
+    Ports,
+}
+
+impl Shortage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Shortage::Memory => "memory",
+            Shortage::Descriptors => "descriptors",
+            Shortage::Ports => "ports",
+        }
+    }
+
+    /// The next step, in one line of words.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Shortage::Memory => {
+                "this proxy's buffers are at `limits.memory`; retry later or raise it"
+            }
+            Shortage::Descriptors => {
+                "this proxy is out of file descriptors; raise its limit (ulimit -n) or lower `limits.connections`"
+            }
+            Shortage::Ports => {
+                "this proxy is out of local ports to the endpoint; raise net.ipv4.ip_local_port_range or add endpoints"
+            }
+        }
+    }
+}
+
+impl From<reactor::Shortage> for Shortage {
+    fn from(shortage: reactor::Shortage) -> Shortage {
+        match shortage {
+            reactor::Shortage::Descriptors => Shortage::Descriptors,
+            reactor::Shortage::Ports => Shortage::Ports,
         }
     }
 }

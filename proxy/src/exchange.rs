@@ -15,7 +15,7 @@ use std::time::Duration;
 use reactor::{Buf, Instant, Piece, RecvError, Stream};
 
 use crate::downstream::connection::{Connection, Job, Next};
-use crate::error::{Cause, Malformed};
+use crate::error::{Cause, Malformed, Shortage};
 use crate::http::{Method, Version};
 use crate::http1::body::{BodyReader, Emit};
 use crate::http1::encode::{
@@ -205,7 +205,7 @@ impl Exchange<'_> {
         let mut charge = None;
         loop {
             if charge.is_some() && self.worker.reactor.is_out_of_memory() {
-                return Err(Failure::Because(Cause::Overloaded));
+                return Err(Failure::Because(self.worker.overloaded(Shortage::Memory)));
             }
             let received = self.worker.reactor.timeout_at(deadline, self.down.stream.recv()).await;
             let mut buf = match received {
@@ -233,7 +233,7 @@ impl Exchange<'_> {
                     self.record.is_whole.set(bodiless);
                     drop(charge);
                     return match self.worker.reactor.is_out_of_memory() {
-                        true => Err(Failure::Because(Cause::Overloaded)),
+                        true => Err(Failure::Because(self.worker.overloaded(Shortage::Memory))),
                         false => Ok(()),
                     };
                 }

@@ -16,6 +16,7 @@ use slotmap::{SlotMap, new_key_type};
 
 use crate::downstream;
 use crate::downstream::connection::Connection;
+use crate::error::{Cause, Shortage};
 use crate::exchange::{self, Memory};
 use crate::plan::{ListenerKind, Plan};
 use crate::spare::{Slots, Spare};
@@ -28,8 +29,10 @@ new_key_type! {
     pub struct ConnectionKey;
 }
 
-/// When accepting failed, the next attempt comes after a connection was closed, or after this.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When accepting failed, the next attempt comes after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// A shortage is said anew only after this long without it.
+const QUIET: Duration = Duration::from_secs(10);
 /// How often the closing of idle upstream connections is looked after.
 const SWEEP: Duration = Duration::from_millis(250);
 /// How often the loop's lag is measured.
@@ -83,6 +86,8 @@ pub struct Worker {
     connections: RefCell<SlotMap<ConnectionKey, Rc<Connection>>>,
     draining: Cell<bool>,
     access: Option<RefCell<AccessSink>>,
+    /// When work was refused last for want of something.
+    overloaded: Cell<Option<Instant>>,
 }
 
 /// Where access records go.
@@ -120,6 +125,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         connections: RefCell::default(),
         draining: Cell::new(false),
         access: access.map(RefCell::new),
+        overloaded: Cell::new(None),
     });
     let start: Rc<dyn Fn(usize, Accepted)> = {
         let (worker, slots) = (worker.clone(), Rc::new(Slots::new(exchange::exchanges)));
@@ -175,16 +181,14 @@ async fn accept(
     start: Rc<dyn Fn(usize, Accepted)>,
 ) {
     let mut accepting = Listener::new(&worker.reactor, socket);
-    let mut complained = false;
+    let mut failed = None;
     loop {
         match race(accepting.accept(), stopped.recv()).await {
-            Either::First(Ok(Some(accepted))) => {
-                complained = false;
-                worker.hand_over(listener, accepted, &*start);
-            }
+            Either::First(Ok(Some(accepted))) => worker.hand_over(listener, accepted, &*start),
             Either::First(Ok(None)) => return,
             Either::First(Err(error)) => {
-                if !std::mem::replace(&mut complained, true) {
+                let now = worker.reactor.now();
+                if failed.replace(now).is_none_or(|last| now >= last + QUIET) {
                     worker.complain(listener, error);
                 }
                 worker.reactor.sleep(ACCEPT_PAUSE).await;
@@ -249,7 +253,7 @@ impl Worker {
         let mut counters = self.counters.borrow_mut();
         let id = self.plan.listeners[listener].id;
         counters.connection_opened(id);
-        counters.connection_closed(id, Some(crate::error::Cause::ConnectionLimit.name()));
+        counters.connection_closed(id, Some(Cause::ConnectionLimit.name()));
     }
 
     fn admit(&self, listener: usize, accepted: Accepted) -> Rc<Connection> {
@@ -270,6 +274,15 @@ impl Worker {
         self.counters.borrow_mut().connection_closed(id, cause);
         self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed);
         self.crew.listeners[connection.listener].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The cause of refusing work for want of something; says so, once.
+    pub fn overloaded(&self, shortage: Shortage) -> Cause {
+        let now = self.reactor.now();
+        if self.overloaded.replace(Some(now)).is_none_or(|last| now >= last + QUIET) {
+            eprintln!("ringside: overloaded: {}", shortage.hint());
+        }
+        Cause::Overloaded(shortage)
     }
 
     fn complain(&self, listener: usize, error: AcceptError) {

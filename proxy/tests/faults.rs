@@ -17,6 +17,8 @@ on_both_drivers! {
     a_head_in_a_thousand_packets_is_a_head,
     stopped_readers_do_not_stop_others,
     out_of_descriptors_pauses_and_recovers,
+    no_descriptor_for_an_upstream_is_a_named_503,
+    more_connections_than_descriptors_allow_are_refused,
     sigterm_finishes_what_is_begun,
 }
 
@@ -297,24 +299,57 @@ fn stopped_readers_do_not_stop_others(io: &str) {
     drop(stopped);
 }
 
-fn out_of_descriptors_pauses_and_recovers(io: &str) {
-    let origin = echo_origin();
+/// A process that may open this many descriptors, for itself and few connections.
+const FEW_DESCRIPTORS: u64 = 64;
+
+fn start_with_few_descriptors(io: &str, config: &str) -> Proxy {
     let mut shell = Command::new("sh");
-    // `exec`: the process id is ringside's. The limit leaves room for start-up and some connections.
-    shell.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ringside")]);
-    let mut proxy =
-        Proxy::start_by(shell, io, &config(origin, "", "", "limits: { connections: 1000 }"));
-    assert!(
-        proxy.said.iter().any(|fact| fact.contains("limits.connections cut")),
-        "{:?}",
-        proxy.said
-    );
-    // More than there is room for; those that are let in get one request in.
-    let mut clients: Vec<Client> = (0..100).map(|_| proxy.connect()).collect();
-    drop(clients.split_off(1));
+    // `exec`: the process id is ringside's.
+    let script = format!("ulimit -n {FEW_DESCRIPTORS}; exec \"$@\"");
+    shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_ringside")]);
+    Proxy::start_by(shell, io, config)
+}
+
+fn out_of_descriptors_pauses_and_recovers(io: &str) {
+    let proxy = start_with_few_descriptors(io, &config(echo_origin(), "", "", ""));
+    let taken = proxy.exhaust_descriptors(FEW_DESCRIPTORS);
+    let mut waiting = proxy.connect();
+    let said = proxy.says("accepting paused");
+    assert!(said.contains("web") && said.contains("ulimit -n"), "{said}");
+    drop(taken);
+    assert_eq!(waiting.get("/after").body, b"GET /after HTTP/1.1|", "it recovers");
+    let again = proxy.said_since().into_iter().filter(|line| line.contains("accepting paused"));
+    assert_eq!(again.count(), 0, "said once");
+}
+
+fn no_descriptor_for_an_upstream_is_a_named_503(io: &str) {
+    let proxy = start_with_few_descriptors(io, &config(echo_origin(), "", "", ""));
+    let mut client = proxy.connect();
+    proxy.metric_becomes(&["ringside_connections_active", "web"], "1");
+    let taken = proxy.exhaust_descriptors(FEW_DESCRIPTORS);
+    let answer = client.get("/during");
+    assert_eq!((answer.status(), answer.cause()), (503, "overloaded"), "{answer:?}");
+    let body = String::from_utf8_lossy(&answer.body);
+    assert!(body.contains("out of file descriptors") && body.contains("ulimit -n"), "{body}");
+    proxy.says("overloaded: ");
+    drop(taken);
+    while client.get("/after").status() == 503 {}
+}
+
+fn more_connections_than_descriptors_allow_are_refused(io: &str) {
+    let mut proxy = start_with_few_descriptors(io, &config(echo_origin(), "", "", ""));
+    let cut = "limits.connections cut from";
+    assert!(proxy.said.iter().any(|fact| fact.contains(cut)), "{:?}", proxy.said);
+    let clients: Vec<Client> = (0..100).map(|_| proxy.connect()).collect();
+    proxy.metric_is(&["connections_closed_total", "connection_limit"], |count| count > 0.0);
     drop(clients);
-    let answer = proxy.connect().get("/after");
-    assert_eq!(answer.body, b"GET /after HTTP/1.1|", "it recovers");
+    // Some of them may still be in the queue, and take the seat for a moment.
+    let answer = (0..100_000).find_map(|_| {
+        let mut client = proxy.connect();
+        client.send("GET /after HTTP/1.1\r\nhost: web\r\n\r\n");
+        client.message()
+    });
+    assert_eq!(answer.expect("it recovers").body, b"GET /after HTTP/1.1|");
     proxy.signal("TERM");
     assert_eq!(proxy.exit_code(), Some(0));
 }

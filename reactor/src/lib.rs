@@ -56,5 +56,5 @@ pub use runtime::{
     Backend, Census, Either, Options, Reactor, Sleep, both, probe_io_uring, race, run,
 };
 pub use socket::{Piece, RecvError, SendError};
-pub use stream::{RelayEnd, Stream};
+pub use stream::{RelayEnd, Shortage, Stream};
 pub use time::Instant;

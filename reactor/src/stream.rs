@@ -47,6 +47,28 @@ pub enum RelayEnd {
     Sink(RecvError),
 }
 
+/// What this machine lacked when a [`Reactor::connect`] failed without the peer's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Of file descriptors, in the process or the system.
+    Descriptors,
+    /// Of local ports towards this address.
+    Ports,
+}
+
+impl Shortage {
+    /// The shortage behind a failed connect, if it was one.
+    pub fn behind(error: &io::Error) -> Option<Shortage> {
+        match error.raw_os_error()? {
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
+                Some(Shortage::Descriptors)
+            }
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE => Some(Shortage::Ports),
+            _ => None,
+        }
+    }
+}
+
 impl Reactor {
     /// Serves a connection that some worker accepted.
     pub fn adopt(&self, accepted: Accepted) -> Stream {
@@ -57,7 +79,8 @@ impl Reactor {
         stream
     }
 
-    /// Connects. The future may be dropped at any time; there is no time limit of its own.
+    /// Connects. The future may be dropped at any time; there is no time limit of its own. Whether
+    /// it failed for want of something on this side says [`Shortage::behind`].
     pub async fn connect(&self, address: &Address) -> io::Result<Stream> {
         let target = address.to_sockaddr()?;
         let fd = self.core().driver.open(&target)?;

@@ -42,7 +42,10 @@ pub async fn dial(worker: &Worker, attempt: &Attempt) -> Result<Upstream, Cause>
     drop(waiting);
     match connected {
         None => Err(Cause::ConnectTimeout),
-        Some(Err(_)) => Err(Cause::ConnectFailed),
+        Some(Err(error)) => Err(match reactor::Shortage::behind(&error) {
+            Some(shortage) => worker.overloaded(shortage.into()),
+            None => Cause::ConnectFailed,
+        }),
         Some(Ok(stream)) => Ok(worker.upstreams.opened(worker, attempt.service, stream)),
     }
 }

@@ -110,18 +110,48 @@ impl Proxy {
 
     /// Waits until a sample whose name and labels contain all of `parts` has this value.
     pub fn metric_becomes(&self, parts: &[&str], value: &str) {
+        let value: f64 = value.parse().unwrap();
+        self.metric_is(parts, |found| found == value);
+    }
+
+    /// Waits until a sample whose name and labels contain all of `parts` is as wanted.
+    pub fn metric_is(&self, parts: &[&str], wanted: impl Fn(f64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let metrics = self.metrics();
-            let found = metrics.lines().any(|line| {
-                parts.iter().all(|part| line.contains(part)) && line.ends_with(&format!(" {value}"))
+            let mut samples = metrics.lines().filter(|line| {
+                !line.starts_with('#') && parts.iter().all(|part| line.contains(part))
             });
-            if found {
+            let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse().ok());
+            if samples.any(|line| value(line).is_some_and(&wanted)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{parts:?} never became {value}: {metrics}");
+            assert!(Instant::now() < deadline, "{parts:?} never became so: {metrics}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How many descriptors the process has open.
+    pub fn descriptors(&self) -> u64 {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count() as u64
+    }
+
+    /// Takes what is left of the descriptors that the process may open, by way of its probes; gives
+    /// them back when dropped.
+    pub fn exhaust_descriptors(&self, limit: u64) -> Vec<TcpStream> {
+        let probes = self.probes.expect("probes in the config");
+        let taken = (0..limit).map(|_| TcpStream::connect(probes).unwrap()).collect();
+        let deadline = Instant::now() + PATIENCE;
+        while self.descriptors() < limit {
+            assert!(Instant::now() < deadline, "{} of {limit} are open", self.descriptors());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        taken
+    }
+
+    /// What it has said since it was last asked.
+    pub fn said_since(&self) -> Vec<String> {
+        self.rest.try_iter().collect()
     }
 
     /// Sends a signal by number's name.
