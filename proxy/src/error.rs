@@ -334,15 +334,6 @@ impl Shortage {
     }
 }
 
-impl From<reactor::Shortage> for Shortage {
-    fn from(shortage: reactor::Shortage) -> Shortage {
-        match shortage {
-            reactor::Shortage::Descriptors => Shortage::Descriptors,
-            reactor::Shortage::Ports => Shortage::Ports,
-        }
-    }
-}
-
 /// What exactly is wrong with a message; the detail of `bad_request` and `upstream_bad_response`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Malformed {

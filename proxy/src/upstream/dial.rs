@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::error::{Cause, Lack};
+use crate::error::{Cause, Lack, Shortage};
 use crate::telemetry::names::ServiceId;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -43,8 +43,9 @@ pub async fn dial(worker: &Worker, attempt: &Attempt) -> Result<Upstream, Cause>
     match connected {
         None => Err(Cause::ConnectTimeout),
         Some(Err(error)) => Err(match reactor::Shortage::behind(&error) {
-            Some(shortage) => worker.overloaded(shortage.into()),
             None => Cause::ConnectFailed,
+            Some(reactor::Shortage::Descriptors) => worker.overloaded(Shortage::Descriptors),
+            Some(reactor::Shortage::Ports) => worker.overloaded(Shortage::Ports),
         }),
         Some(Ok(stream)) => Ok(worker.upstreams.opened(worker, attempt.service, stream)),
     }
