@@ -70,7 +70,11 @@ pub(crate) struct SyscallCounter(Vec<fs::File>);
 
 impl SyscallCounter {
     pub(crate) fn over(pids: &[u32]) -> io::Result<SyscallCounter> {
-        let id = fs::read_to_string("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id")?;
+        let path = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id";
+        let id = fs::read_to_string(path).map_err(|error| {
+            let hint = "mount it with `mount -t tracefs tracefs /sys/kernel/tracing`, as root";
+            io::Error::new(error.kind(), format!("{path}: {error}; {hint}"))
+        })?;
         let counters = pids.iter().flat_map(|pid| threads(*pid)).map(|tid| {
             let counter: OwnedFd = syscall::tracepoint_counter(first_number(&id), tid)?;
             Ok(fs::File::from(counter))

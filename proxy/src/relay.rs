@@ -327,13 +327,13 @@ async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
         // Small messages go on as they come, bulk without being read.
         let before = moved.get();
         let end = match bulk {
-            true => from.relay([], to, TUNNEL_BURST, moved).await,
+            true => bulk_message(from, to, moved).await,
             false => one_message(from, to, moved).await,
         };
         bulk = moved.get() - before >= TUNNEL_BULK;
         match end {
             RelayEnd::Complete => {}
-            RelayEnd::Eof => break true,
+            RelayEnd::Eof => break to.sent().await.is_ok(),
             RelayEnd::Source(_) | RelayEnd::Sink(_) => break false,
         }
     };
@@ -347,6 +347,15 @@ async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
     done
 }
 
+async fn bulk_message(from: &Stream, to: &Stream, moved: &Cell<u64>) -> RelayEnd {
+    match to.sent().await {
+        Ok(_) => from.relay([], to, TUNNEL_BURST, moved).await,
+        Err(error) => RelayEnd::Sink(error.why),
+    }
+}
+
+/// Waits for what comes next and begins to send it. Nobody waits for the end of that: the loop need
+/// not wake for it.
 async fn one_message(from: &Stream, to: &Stream, moved: &Cell<u64>) -> RelayEnd {
     let mut batch = Batch { pieces: SmallVec::new() };
     let mut bytes = 0;
@@ -364,11 +373,10 @@ async fn one_message(from: &Stream, to: &Stream, moved: &Cell<u64>) -> RelayEnd 
             break;
         }
     }
-    match to.send(batch.pieces).await {
-        Ok(_) => {
-            moved.set(moved.get() + bytes);
-            RelayEnd::Complete
-        }
-        Err(error) => RelayEnd::Sink(error.why),
+    if let Err(error) = to.sent().await {
+        return RelayEnd::Sink(error.why);
     }
+    to.start_send(batch.pieces);
+    moved.set(moved.get() + bytes);
+    RelayEnd::Complete
 }

@@ -559,6 +559,12 @@ impl Sockets {
         if socket.wants_recv() { AfterRecv::Rearm } else { AfterRecv::Done }
     }
 
+    /// Whether nothing happens when the send of this socket completes, but that its memory is free.
+    pub(crate) fn nobody_waits_for_sent(&self, key: SocketKey) -> bool {
+        let socket = self.slots.get(key);
+        socket.is_some_and(|socket| !socket.closing && socket.send.waker.is_none())
+    }
+
     /// A completion of the send: bytes taken, or an error number.
     pub(crate) fn sent(&mut self, key: SocketKey, result: Result<usize, i32>) -> AfterSend {
         let Some(socket) = self.slots.get_mut(key) else { return AfterSend::Done };

@@ -713,3 +713,37 @@ fn dropping_in_every_state_leaks_nothing(setup: Setup) {
         while reactor.timeout_at(soon, listener.accept()).await.is_some() {}
     });
 }
+
+/// An echo server on a thread of its own, for one connection.
+fn echo_thread() -> Address {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Ip(listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut buf = [0; 100];
+        while let Ok(len @ 1..) = stream.read(&mut buf) {
+            stream.write_all(&buf[..len]).unwrap();
+        }
+    });
+    address
+}
+
+/// With io_uring, a send that nobody waits for does not end the wait for the answer, not even beside
+/// a send that waits for room.
+#[test]
+fn a_round_trip_is_one_turn() {
+    const TRIPS: u64 = 500;
+    run(Driver::Real(Backend::IoUring).setup(), |reactor| async move {
+        let (full, _reader) = pair(&reactor).await;
+        full.start_send(vec(vec![0; 64 << 20]));
+        let stream = reactor.connect(&echo_thread()).await.unwrap();
+        let before = reactor.driver_stats().enters;
+        for _ in 0..TRIPS {
+            stream.start_send([Piece::Static(b"ping")]);
+            assert_eq!(recv_exactly(&stream, 4).await, b"ping");
+        }
+        let turns = reactor.driver_stats().enters - before;
+        assert!(turns <= TRIPS + TRIPS / 10, "{turns} turns for {TRIPS} round trips");
+    });
+}

@@ -30,13 +30,6 @@ use crate::sys::{self, Region};
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 2048;
 
-/// When busy, wait for this many completions …
-const BATCH: usize = 8;
-/// … but for more than one no longer than this.
-const BATCH_PATIENCE_US: u32 = 20;
-/// Completions per turn (in eighths, averaged) from which on the worker is busy.
-const BUSY_EIGHTHS: u32 = 4 * 8;
-
 /// From `linux/io_uring.h`; the crate has no setters for these two.
 const RECVSEND_POLL_FIRST: u16 = 1 << 0;
 const SQE_IOPRIO_AT: usize = 2;
@@ -50,8 +43,8 @@ pub(crate) struct Uring {
     event_fd: RawFd,
     event_armed: bool,
     features: Features,
-    /// A moving average of completions per turn, in eighths.
-    recent: u32,
+    /// Sends since the last turn that do not wait for room: they are complete once submitted.
+    prompt: Vec<SocketKey>,
     pub(crate) stats: DriverStats,
 }
 
@@ -59,7 +52,6 @@ pub(crate) struct Uring {
 struct Features {
     /// A multishot receive brings bundles, and ends by itself when it has brought a number of bytes.
     capped_recv: bool,
-    min_wait: bool,
     no_iowait: bool,
 }
 
@@ -112,11 +104,8 @@ impl Uring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
-        let features = Features {
-            capped_recv: false,
-            min_wait: ring.params().is_feature_min_timeout(),
-            no_iowait: ring.params().is_feature_no_iowait(),
-        };
+        let features =
+            Features { capped_recv: false, no_iowait: ring.params().is_feature_no_iowait() };
         let groups = buffers.groups()?;
         let published = [
             Published::register(&ring, Side::Downstream, &groups[Side::Downstream as usize])?,
@@ -129,7 +118,7 @@ impl Uring {
             event_fd: remote.event_fd(),
             event_armed: false,
             features,
-            recent: 0,
+            prompt: Vec::new(),
             stats: DriverStats::default(),
         };
         uring.self_test()?;
@@ -162,14 +151,21 @@ impl Uring {
         }
     }
 
+    /// Sends what the socket has room for. This completes at once, so that a turn can wait for what
+    /// comes after it: one system call where there were two.
     pub(crate) fn send(&mut self, table: &mut Table, key: SocketKey) {
+        self.prompt.push(key);
+        self.send_with(table, key, libc::MSG_DONTWAIT);
+    }
+
+    fn send_with(&mut self, table: &mut Table, key: SocketKey, flags: i32) {
         let Some(socket) = table.sockets.get(key) else { return };
         let fd = Fd(socket.fd);
         let Some(op) = socket.send.op.as_mut() else { return };
         // Without MSG_WAITALL: with it the kernel goes on by itself after a short send, and when it
         // then meets a reset it tells the bytes and forgets the reset, which a receive then takes
         // for an orderly end.
-        let flags = libc::MSG_NOSIGNAL;
+        let flags = flags | libc::MSG_NOSIGNAL;
         let entry = match op.rest() {
             Segments::One(bytes) => {
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -255,23 +251,22 @@ impl Uring {
             Wait::Until(deadline) if remote.prepare_to_sleep() => deadline.since(now()),
             _ => Duration::ZERO,
         };
-        self.enter(patience);
+        let unwatched = self.prompt.iter().all(|key| table.sockets.nobody_waits_for_sent(*key));
+        let prompt = if unwatched { self.prompt.len() } else { 0 };
+        self.prompt.clear();
+        self.enter(patience, prompt);
         remote.awake();
-        let reaped = self.reap(table);
-        self.recent = self.recent - self.recent / 8 + reaped;
+        self.reap(table);
     }
 
-    /// Hands submissions over and waits up to `patience` for completions.
-    fn enter(&mut self, patience: Duration) {
+    /// Hands submissions over and waits up to `patience` for a completion besides the `prompt` ones,
+    /// which are there at once and wake nobody.
+    fn enter(&mut self, patience: Duration, prompt: usize) {
         // An hour: a wait without any deadline still carries one, which costs nothing.
         let patience = patience.min(Duration::from_secs(3600));
         let time = Timespec::from(patience);
-        let mut args = SubmitArgs::new().timespec(&time);
-        let mut want = usize::from(!patience.is_zero());
-        if want > 0 && self.recent >= BUSY_EIGHTHS && self.features.min_wait {
-            want = BATCH;
-            args = args.min_wait_usec(BATCH_PATIENCE_US);
-        }
+        let args = SubmitArgs::new().timespec(&time);
+        let want = usize::from(!patience.is_zero()) * (1 + prompt);
         let mut flags = EnterFlags::EXT_ARG | EnterFlags::GETEVENTS;
         if self.features.no_iowait {
             flags |= EnterFlags::NO_IOWAIT;
@@ -316,16 +311,13 @@ impl Uring {
         self.submit(entry);
     }
 
-    /// Reports all completions that have come. Returns how many there were.
-    fn reap(&mut self, table: &mut Table) -> u32 {
-        let mut reaped = 0;
+    /// Reports all completions that have come.
+    fn reap(&mut self, table: &mut Table) {
         loop {
-            let Some(completion) = self.ring.completion().next() else { break };
-            reaped += 1;
+            let Some(completion) = self.ring.completion().next() else { return };
+            self.stats.completions += 1;
             self.complete(table, &completion);
         }
-        self.stats.completions += u64::from(reaped);
-        reaped
     }
 
     fn complete(&mut self, table: &mut Table, completion: &cqueue::Entry) {
@@ -337,8 +329,10 @@ impl Uring {
         match op {
             Op::Recv => self.received(table, socket, outcome, completion.flags(), more),
             Op::Send => {
+                let outcome = if outcome == Err(libc::EAGAIN) { Ok(0) } else { outcome };
                 if table.sockets.sent(socket, outcome) == AfterSend::Continue {
-                    self.send(table, socket);
+                    // The socket is full: this one completes when there is room.
+                    self.send_with(table, socket, 0);
                 }
             }
             Op::Connect => table.sockets.connected(socket, outcome.map(drop)),
@@ -467,7 +461,7 @@ impl Uring {
         self.recv(&mut table, key);
         let mut got = Vec::new();
         for _ in 0..100 {
-            self.enter(Duration::from_millis(10));
+            self.enter(Duration::from_millis(10), 0);
             self.reap(&mut table);
             let socket = table.sockets.get(key).expect("not removed");
             while let Some(buf) = socket.take_arrived() {
@@ -487,7 +481,7 @@ impl Uring {
                 sys::close(fd);
                 break;
             }
-            self.enter(Duration::from_millis(10));
+            self.enter(Duration::from_millis(10), 0);
             self.reap(&mut table);
             if table.sockets.get(key).is_none() {
                 break;
@@ -640,7 +634,7 @@ impl Uring {
             if table.sockets.len() == 0 {
                 return;
             }
-            self.enter(Duration::from_millis(10));
+            self.enter(Duration::from_millis(10), 0);
             self.reap(table);
         }
     }
