@@ -15,7 +15,7 @@ use crate::error::Malformed;
 use crate::http1::body::BodyReader;
 
 /// From so many remaining bytes on, splicing is cheaper than copying.
-const SPLICE_MIN: u64 = 32 * 1024;
+const SPLICE_MIN: u64 = 16 * 1024;
 /// Pieces that are gathered into one send.
 const GATHER: usize = 8;
 /// A tunnel in which this much is sent at once carries bulk …
@@ -71,6 +71,8 @@ impl Body<'_> {
     /// piece may still be.
     pub async fn send_after(mut self, head: Vec<u8>) -> Result<(), BodyError> {
         let mut batch = Batch::new(head);
+        // What this source sends next will be like this.
+        self.from.expect_bulk(self.spliceable() >= SPLICE_MIN);
         while !self.reader.is_done() {
             let left = self.spliceable();
             if left.saturating_sub(self.from.arrived_bytes() as u64) >= SPLICE_MIN {

@@ -229,6 +229,9 @@ impl SendOp {
     }
 }
 
+/// What is received of bulk before it is relayed: a head, and some.
+const BULK_HIGH_WATER: u32 = 8 * 1024;
+
 /// The receiving half of a socket.
 #[derive(Default)]
 pub(crate) struct Receiving {
@@ -236,6 +239,8 @@ pub(crate) struct Receiving {
     arrived_bytes: u32,
     /// More than this is not asked for before some of it is taken.
     pub(crate) high_water: u32,
+    /// Bulk is expected, which is to stay in the kernel.
+    pub(crate) bulk: bool,
     /// A receive is with the driver.
     pub(crate) armed: bool,
     /// A cancel of that receive is on its way.
@@ -317,6 +322,10 @@ impl Receiving {
     pub(crate) fn arrived_bytes(&self) -> u32 {
         self.arrived_bytes
     }
+
+    fn high_water(&self) -> u32 {
+        if self.bulk { self.high_water.min(BULK_HIGH_WATER) } else { self.high_water }
+    }
 }
 
 impl Socket {
@@ -330,7 +339,7 @@ impl Socket {
 
     /// How much may be asked for; 0 while enough has arrived.
     pub(crate) fn recv_allowance(&self) -> u32 {
-        self.recv.high_water.saturating_sub(self.recv.arrived_bytes)
+        self.recv.high_water().saturating_sub(self.recv.arrived_bytes)
     }
 
     /// Whether a receive should be handed to the driver now.
@@ -342,7 +351,7 @@ impl Socket {
             && !self.closing
             && recv.end.is_none()
             // Not at each buffer that is taken: what piles up in the meantime comes in one go.
-            && recv.arrived_bytes <= recv.high_water / 8
+            && recv.arrived_bytes <= recv.high_water() / 8
     }
 
     /// Receives may begin again; who waits for one asks for it now.

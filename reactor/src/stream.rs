@@ -16,14 +16,8 @@ use crate::socket::{
 };
 use crate::sys::Peek;
 
-/// What may have arrived and not been taken before a stream stops receiving, in bytes. Small for
-/// upstreams: of a large response the most part is then still in the kernel when its head is read,
-/// and can be spliced.
-const HIGH_WATER: [(Side, u32); 2] = [(Side::Downstream, 64 * 1024), (Side::Upstream, 16 * 1024)];
-
-fn high_water(side: Side) -> u32 {
-    HIGH_WATER[side as usize].1
-}
+/// What may have arrived and not been taken before a stream stops receiving, in bytes.
+const HIGH_WATER: u32 = 64 * 1024;
 
 /// A connected TCP or Unix stream. Dropping it closes it at once: what was not sent is lost, so wait
 /// for [`Stream::sent`] first.
@@ -91,7 +85,7 @@ impl Reactor {
     }
 
     fn register(&self, fd: i32, side: Side) -> Stream {
-        let key = self.core().table.sockets.insert(fd, side, high_water(side));
+        let key = self.core().table.sockets.insert(fd, side, HIGH_WATER);
         Stream { reactor: self.clone(), key }
     }
 }
@@ -260,6 +254,13 @@ impl Stream {
     /// what was set before.
     pub fn set_high_water(&self, bytes: u32) {
         self.socket(&mut self.reactor.core()).recv.high_water = bytes;
+    }
+
+    /// Says whether what comes next is bulk that will be relayed. Of that only a little is received, so
+    /// that most of it is still in the kernel when the relay begins. A receive that is armed already
+    /// keeps to what was said before.
+    pub fn expect_bulk(&self, bulk: bool) {
+        self.socket(&mut self.reactor.core()).recv.bulk = bulk;
     }
 
     /// Lets no more than `bytes` arrive before it is taken, if it is more now.
