@@ -43,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     syscall::raise_descriptor_limit()?;
     let listener = std::net::TcpListener::bind(arguments.listen)?;
     syscall::deepen_backlog(&listener)?;
+    syscall::unpace(&listener)?;
     println!("listening on {}", listener.local_addr()?);
     match arguments.kind {
         Kind::Uring => uring::serve(&listener, arguments.to),

@@ -164,6 +164,23 @@ pub(crate) fn deepen_backlog(listener: &impl AsFd) -> io::Result<()> {
     checked(unsafe { libc::listen(listener.as_fd().as_raw_fd(), 4096) }).map(drop)
 }
 
+/// Takes the pacing from a loopback socket, as ringside does: without this a floor on a machine with
+/// BBR would be none.
+pub(crate) fn unpace(socket: &impl AsFd) -> io::Result<()> {
+    let name = c"reno"; // always there
+    // SAFETY: `name` outlives the call, and its length is right.
+    checked(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.count_bytes() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
 /// Raises the soft descriptor limit to the hard one and returns it.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

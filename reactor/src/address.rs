@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use socket2::SockAddr;
+use socket2::{SockAddr, Socket};
 
 /// A socket address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +18,18 @@ pub enum Address {
     Unix(PathBuf),
     /// A Unix stream socket in Linux' abstract namespace, by its name without the leading NUL.
     Abstract(String),
+}
+
+/// Takes the pacing from a socket that stays on this machine. BBR paces by a timer per socket; on the
+/// loopback device there is no queue to spare, and the timers cost more than the bytes. What is
+/// accepted inherits this from the listening socket.
+pub(crate) fn unpace_loopback(socket: &Socket, address: &SockAddr) {
+    let is_loopback = address.as_socket().is_some_and(|address| address.ip().is_loopback());
+    let is_paced = || socket.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr"));
+    if is_loopback && is_paced() {
+        // Refused where only others are allowed: then it stays as the machine has it.
+        let _ = socket.set_tcp_congestion(b"cubic").or_else(|_| socket.set_tcp_congestion(b"reno"));
+    }
 }
 
 impl Address {
@@ -64,5 +76,27 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Abstract(name) => write!(f, "unix:@{name}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Type};
+
+    use super::*;
+
+    #[test]
+    fn only_loopback_sockets_are_not_paced() {
+        let paced = |target: &str| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            // A kernel without BBR has nothing to take away.
+            let could = socket.set_tcp_congestion(b"bbr").is_ok();
+            let target = SockAddr::from(target.parse::<SocketAddr>().unwrap());
+            unpace_loopback(&socket, &target);
+            (could, socket.tcp_congestion().unwrap().starts_with(b"bbr"))
+        };
+        assert!(!paced("127.0.0.1:80").1);
+        let (could, is_paced) = paced("10.0.0.1:80");
+        assert_eq!(could, is_paced);
     }
 }

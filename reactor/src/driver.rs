@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use socket2::{Domain, SockAddr, SockRef, Socket as OsSocket, Type};
 
-use crate::address::Address;
+use crate::address::{Address, unpace_loopback};
 use crate::buffer::Group;
 use crate::ledger::Ledger;
 use crate::listener::{ListenerKey, Listeners};
@@ -110,6 +110,7 @@ impl Driver {
         let socket = OsSocket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
         if target.domain() != Domain::UNIX {
             socket.set_tcp_nodelay(true)?;
+            unpace_loopback(&socket, target);
         }
         Ok(socket.into_raw_fd())
     }

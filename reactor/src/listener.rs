@@ -16,7 +16,7 @@ use std::time::Duration;
 use slotmap::{SlotMap, new_key_type};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::address::Address;
+use crate::address::{Address, unpace_loopback};
 use crate::runtime::Reactor;
 use crate::sim::SimSocket;
 use crate::socket::store;
@@ -86,6 +86,7 @@ fn bind_once(address: &Address) -> io::Result<ListenSocket> {
     if let Address::Unix(path) = address {
         remove_stale(path, &target);
     }
+    unpace_loopback(&socket, &target);
     socket.bind(&target)?;
     socket.listen(BACKLOG)?;
     let address = match address {

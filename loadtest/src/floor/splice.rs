@@ -43,6 +43,7 @@ pub(crate) fn serve(listener: &TcpListener, to: SocketAddr) -> io::Result<ExitCo
             if event.token() == LISTENER {
                 while let Ok((downstream, _)) = listener.accept() {
                     let upstream = TcpStream::connect(to)?;
+                    syscall::unpace(&upstream)?;
                     let slot = free.pop().unwrap_or_else(|| {
                         pairs.push(None);
                         pairs.len() - 1

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
+use crate::syscall;
+
 const BUFFERS: u16 = 128;
 const BUFFER_SIZE: usize = 2048;
 const GROUP: u16 = 0;
@@ -211,6 +213,7 @@ impl Relay {
         // SAFETY: a successful accept returns a new descriptor that nobody else owns.
         let downstream = unsafe { TcpStream::from_raw_fd(result) };
         let upstream = TcpStream::connect(self.to)?;
+        syscall::unpace(&upstream)?;
         let first = self.free.pop().unwrap_or_else(|| {
             self.sides.extend([None, None]);
             self.sides.len() as u32 - 2
