@@ -414,6 +414,7 @@ impl Exchange<'_> {
                 let respond = Respond { client, keep_alive: true, ..Respond::default() };
                 encode_response(&mut out, &response.head, &response.bytes, &respond);
                 self.settle().await?;
+                self.record.sent_out(out.len());
                 self.down.stream.start_send([Piece::Vec(out)]);
             }
         };
@@ -596,6 +597,7 @@ impl Exchange<'_> {
     ) -> Result<Next, Failure> {
         self.settle().await?;
         let down = &self.down.stream;
+        self.record.sent_out(head.len());
         if down.send([Piece::Vec(head)]).await.is_err() {
             return Err(Failure::Because(Cause::ClientGone));
         }
