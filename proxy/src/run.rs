@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -152,6 +153,7 @@ impl Process {
             mailboxes: mailboxes.clone(),
             connections_max: config.limits.connections.get(),
             listeners: listeners.iter().map(|_| CachePadded::default()).collect(),
+            accepting: AtomicUsize::new(listeners.len() * placement.workers),
         });
         let (ready, started) = mpsc::channel();
         let mut handles = Vec::new();
@@ -214,8 +216,8 @@ impl Process {
     /// Finishes what is begun, and ends.
     pub fn drain(self) {
         let begun = Instant::now();
-        say(format_args!("draining"));
         self.control.set_phase(Phase::Draining);
+        say(format_args!("draining"));
         drop(self.listeners);
         for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
             // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use reactor::{
-    AcceptError, Accepted, Either, Instant, ListenSocket, Listener, Reactor, Receiver, Sender,
-    both, race,
+    AcceptError, Accepted, BACKLOG, Either, Instant, ListenSocket, Listener, Reactor, Receiver,
+    Sender, both, race,
 };
 use slotmap::{SlotMap, new_key_type};
 
@@ -35,6 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const QUIET: Duration = Duration::from_secs(10);
 /// How often the closing of idle upstream connections is looked after.
 const SWEEP: Duration = Duration::from_millis(250);
+/// How often a draining worker looks for connections that have become idle.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How often the loop's lag is measured.
 const LAG_PROBE: Duration = Duration::from_millis(100);
 
@@ -57,6 +59,8 @@ pub struct Crew {
     pub connections_max: usize,
     /// Per listener, how many it serves.
     pub listeners: Vec<CachePadded<AtomicUsize>>,
+    /// How many workers may still accept, each counted once per listener.
+    pub accepting: AtomicUsize,
 }
 
 impl Crew {
@@ -70,6 +74,12 @@ impl Crew {
 
     fn connections(&self) -> usize {
         self.load.iter().map(|load| load.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether nobody serves, and nobody will: connections are counted before they are handed over,
+    /// and by those who accept.
+    fn is_done(&self) -> bool {
+        self.accepting.load(Ordering::Acquire) == 0 && self.connections() == 0
     }
 }
 
@@ -145,16 +155,15 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
             }
         })
     };
-    let accepting = Rc::new(Cell::new(listeners.len()));
     let mut stops = Vec::new();
     for (listener, socket) in listeners.into_iter().enumerate() {
         let (stop, stopped) = reactor::mailbox(1);
         stops.push(stop);
         let accept = accept(worker.clone(), listener, socket, stopped, start.clone());
-        let accepting = accepting.clone();
+        let crew = worker.crew.clone();
         reactor.spawn(async move {
             accept.await;
-            accepting.set(accepting.get() - 1);
+            crew.accepting.fetch_sub(1, Ordering::Release);
         });
     }
     let serving = async {
@@ -165,7 +174,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
                 Command::Drain => break,
             }
         }
-        worker.drain(&mut mailbox, stops, &accepting, &*start).await;
+        worker.drain(&mut mailbox, stops, &*start).await;
     };
     // What has no end of its own ends with the serving.
     race(serving, both(measure_lag(&worker), sweep(&worker))).await;
@@ -201,8 +210,11 @@ async fn accept(
     while let Ok(Some(accepted)) = accepting.accept().await {
         worker.hand_over(listener, accepted, &*start);
     }
-    while let Some(accepted) = accepting.sweep() {
+    // All who waited then; those who connect all the while would keep us here for ever.
+    for _ in 0..BACKLOG {
+        let Some(accepted) = accepting.sweep() else { break };
         worker.hand_over(listener, accepted, &*start);
+        worker.reactor.yield_now().await;
     }
 }
 
@@ -299,7 +311,6 @@ impl Worker {
         &self,
         mailbox: &mut Receiver<Command>,
         stops: Vec<Sender<()>>,
-        accepting: &Cell<usize>,
         start: &dyn Fn(usize, Accepted),
     ) {
         self.draining.set(true);
@@ -308,18 +319,21 @@ impl Worker {
         let deadline = begun + self.plan.shutdown.deadline;
         // Keep accepting for the grace period: whoever balances onto us has not heard yet.
         let mut stops = Some(stops);
-        loop {
+        let mut look = begun;
+        while self.reactor.now() < deadline {
             let now = self.reactor.now();
-            if now >= grace {
-                drop(stops.take());
-                self.close(|connection| connection.is_idle());
+            if now >= look {
+                // All end together: until then each answers for itself, and may be handed a
+                // connection.
+                if self.crew.is_done() {
+                    break;
+                }
+                if now >= grace {
+                    drop(stops.take());
+                    self.close(|connection| connection.is_idle());
+                }
+                look = (now + DRAIN_LOOK).min(deadline);
             }
-            let alone = self.connections.borrow().is_empty() && accepting.get() == 0;
-            if alone && mailbox.is_empty() || now >= deadline {
-                break;
-            }
-            // A connection that ends is noticed within this time.
-            let look = (now + Duration::from_millis(10)).min(deadline);
             match self.reactor.timeout_at(look, mailbox.recv()).await {
                 Some(Some(Command::Serve { listener, accepted })) => start(listener, accepted),
                 Some(Some(Command::Snapshot(answer))) => {
@@ -329,6 +343,7 @@ impl Worker {
                 Some(None) => self.reactor.sleep_until(look).await,
                 None => {}
             }
+            self.reactor.yield_now().await;
         }
         self.close(|_| true);
         self.upstreams.clear();

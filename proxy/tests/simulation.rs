@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -180,6 +180,7 @@ fn spawn_proxy(sim: &mut Simulation, plan: &Arc<Plan>, workers: usize) -> Arc<Cr
         mailboxes,
         connections_max: 1000,
         listeners: vec![CachePadded::default()],
+        accepting: AtomicUsize::new(workers),
     });
     for (index, mailbox) in receivers.into_iter().enumerate() {
         let (plan, crew, listeners) = (plan.clone(), crew.clone(), vec![front.clone()]);

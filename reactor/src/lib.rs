@@ -48,7 +48,7 @@ pub use address::Address;
 pub use buffer::Buf;
 pub use driver::{BufferOptions, DriverStats};
 pub use ledger::Charge;
-pub use listener::{AcceptError, Accepted, ListenSocket, Listener};
+pub use listener::{AcceptError, Accepted, BACKLOG, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub use process::{Signal, Signals, raise_descriptor_limit};
 pub use remote::{WORKERS_MAX, WorkerId};

@@ -28,7 +28,8 @@ new_key_type! {
 
 /// How long `bind` waits for a port that a killed predecessor still holds.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
-const BACKLOG: i32 = 4096;
+/// Connections that wait in the kernel to be accepted, of one socket.
+pub const BACKLOG: usize = 4096;
 
 /// A bound, listening socket. Clones share it, and may go to other workers.
 #[derive(Clone)]
@@ -88,7 +89,7 @@ fn bind_once(address: &Address) -> io::Result<ListenSocket> {
     }
     unpace_loopback(&socket, &target);
     socket.bind(&target)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG as i32)?;
     let address = match address {
         Address::Ip(_) => Address::from_sockaddr(&socket.local_addr()?),
         other => other.clone(),

@@ -30,6 +30,7 @@ pub struct Proxy {
     child: Child,
     /// Listener name to address.
     listeners: Vec<(String, String)>,
+    admin: Option<SocketAddr>,
     probes: Option<SocketAddr>,
     /// What it has said before it was ready.
     pub said: Vec<String>,
@@ -58,7 +59,8 @@ impl Proxy {
                 }
             }
         });
-        let mut proxy = Proxy { child, listeners: vec![], probes: None, said: vec![], rest, file };
+        let (listeners, said) = (vec![], vec![]);
+        let mut proxy = Proxy { child, listeners, admin: None, probes: None, said, rest, file };
         loop {
             let Ok(line) = proxy.rest.recv_timeout(PATIENCE) else {
                 panic!("ringside did not become ready: {:#?}", proxy.said);
@@ -69,6 +71,8 @@ impl Proxy {
                 fact.strip_prefix("listener ").and_then(|rest| rest.split_once(": "))
             {
                 proxy.listeners.push((name.to_owned(), address.to_owned()));
+            } else if let Some(address) = fact.strip_prefix("admin: ") {
+                proxy.admin = address.parse().ok();
             } else if let Some(address) = fact.strip_prefix("probes: ") {
                 proxy.probes = address.parse().ok();
             } else if fact == "ready" {
@@ -103,9 +107,19 @@ impl Proxy {
 
     /// What `/metrics` says.
     pub fn metrics(&self) -> String {
-        let mut client = Client::connect(self.probes.expect("probes in the config"));
-        client.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        String::from_utf8_lossy(&client.read_to_end()).into_owned()
+        let answer = self.probes().get("/metrics");
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        String::from_utf8(answer.body).unwrap()
+    }
+
+    /// A connection to the probes, for one request.
+    pub fn probes(&self) -> Client {
+        Client::connect(self.probes.expect("probes in the config"))
+    }
+
+    /// A connection to admin over TCP, for one request.
+    pub fn admin(&self) -> Client {
+        Client::connect(self.admin.expect("admin on TCP in the config"))
     }
 
     /// Waits until a sample whose name and labels contain all of `parts` has this value.
