@@ -338,7 +338,9 @@ impl Bench {
                 let Some(mut contestant) = contestant else { continue };
                 let warm = Load::new(&["--connections", "64"]);
                 round::once(&mut contestant, &warm, self.pace, &origin.pids, false)?;
-                let measured = memory::per_connection(&contestant)?;
+                let measured = memory::per_connection(&contestant.pids(), || {
+                    memory::served(contestant.address)
+                })?;
                 match cells.iter_mut().find(|(name, ..)| *name == contestant.name) {
                     Some((.., samples)) => samples.push(measured),
                     None => cells.push((contestant.name, contestant.kind, vec![measured])),

@@ -12,7 +12,7 @@ use crate::process::{self, Process};
 /// What a contestant's figure is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Straight to the origin: tells whether the machine held still.
     Control,
     /// What no proxy can beat.
@@ -31,17 +31,27 @@ pub(crate) enum Entry {
 }
 
 /// The cores: what is measured runs alone on its own.
-pub(crate) const PROXY_CORE: usize = 0;
-pub(crate) const LOAD_CORE: usize = 1;
+pub const PROXY_CORE: usize = 0;
+pub const LOAD_CORE: usize = 1;
 
-pub(crate) struct Contestant {
-    pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
-    pub(crate) address: SocketAddr,
+pub struct Contestant {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub address: SocketAddr,
     process: Option<Process>,
 }
 
 impl Contestant {
+    /// The control: straight to `address`.
+    pub fn direct(address: SocketAddr) -> Contestant {
+        Contestant { name: "direct", kind: Kind::Control, address, process: None }
+    }
+
+    /// A process that was started and listens at `address`.
+    pub fn of(name: &'static str, kind: Kind, address: SocketAddr, process: Process) -> Contestant {
+        Contestant { name, kind, address, process: Some(process) }
+    }
+
     /// Starts it and waits until it listens; `None` if its program is not on this machine.
     pub(crate) fn start(
         entry: Entry,
@@ -53,14 +63,10 @@ impl Contestant {
             let arguments = ["floor", kind, "--to", &origin.to_string()];
             let (process, address) =
                 Process::start_ourselves(name, &arguments, Some(PROXY_CORE), folder)?;
-            let process = Some(process);
-            Ok(Some(Contestant { name, kind: Kind::Floor, address, process }))
+            Ok(Some(Contestant::of(name, Kind::Floor, address, process)))
         };
         match entry {
-            Entry::Direct => {
-                let (name, kind) = ("direct", Kind::Control);
-                Ok(Some(Contestant { name, kind, address: origin, process: None }))
-            }
+            Entry::Direct => Ok(Some(Contestant::direct(origin))),
             Entry::FloorUring => floor("uring", "floor uring"),
             Entry::FloorSplice => floor("splice", "floor splice"),
             Entry::Program(setup) => {
@@ -75,7 +81,7 @@ impl Contestant {
                 let mut process = Process::start(name, command, Some(PROXY_CORE), log)?;
                 process.wait_ready(address)?;
                 let kind = if name.starts_with("ringside") { Kind::Ours } else { Kind::Peer };
-                Ok(Some(Contestant { name, kind, address, process: Some(process) }))
+                Ok(Some(Contestant::of(name, kind, address, process)))
             }
         }
     }
@@ -92,7 +98,7 @@ impl Contestant {
         Ok(started.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    pub(crate) fn pids(&self) -> Vec<u32> {
+    pub fn pids(&self) -> Vec<u32> {
         self.process.as_ref().map_or_else(Vec::new, Process::pids)
     }
 

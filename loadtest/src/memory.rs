@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::contestant::Contestant;
 use crate::http::ResponseReader;
 use crate::{statistics, usage};
 
@@ -13,30 +12,33 @@ const STEPS: usize = 5;
 
 /// Bytes per connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PerConnection {
-    pub(crate) pss: f64,
+pub struct PerConnection {
+    pub pss: f64,
     /// The kernel's slab, of the whole machine.
-    pub(crate) slab: f64,
+    pub slab: f64,
 }
 
-/// Opens 5,000 connections in five steps, one request on each, and holds them meanwhile.
-pub(crate) fn per_connection(contestant: &Contestant) -> io::Result<PerConnection> {
-    let pids = contestant.pids();
+/// Opens 5,000 connections in five steps and holds them meanwhile; what it costs these processes.
+/// `open` gives a connection that has had its one request answered.
+pub fn per_connection(
+    pids: &[u32],
+    open: impl Fn() -> io::Result<TcpStream>,
+) -> io::Result<PerConnection> {
     let mut held = Vec::with_capacity(STEP * STEPS);
     let (mut pss, mut slab) = (Vec::new(), Vec::new());
     for _ in 0..STEPS {
         for _ in 0..STEP {
-            held.push(served(contestant.address)?);
+            held.push(open()?);
         }
         let count = held.len() as f64;
-        pss.push((count, usage::pss_bytes(&pids) as f64));
+        pss.push((count, usage::pss_bytes(pids) as f64));
         slab.push((count, usage::slab_bytes() as f64));
     }
     Ok(PerConnection { pss: statistics::slope(&pss), slab: statistics::slope(&slab) })
 }
 
-/// A connection that has had its one request answered.
-pub(crate) fn served(address: SocketAddr) -> io::Result<TcpStream> {
+/// A connection that has had its one HTTP request answered.
+pub fn served(address: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

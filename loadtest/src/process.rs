@@ -18,7 +18,7 @@ const READY_MAX: Duration = Duration::from_secs(15);
 const END_MAX: Duration = Duration::from_millis(500);
 
 /// A running program, its output in a file.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     name: String,
     log: PathBuf,
@@ -42,7 +42,7 @@ impl Process {
     }
 
     /// Starts this very program with other arguments and reads the address it says it listens on.
-    pub(crate) fn start_ourselves(
+    pub fn start_ourselves(
         name: &str,
         arguments: &[&str],
         core: Option<usize>,
@@ -89,7 +89,8 @@ impl Process {
         io::Error::other(format!("{}: {what}\n{}", self.name, tail.join("\n")))
     }
 
-    pub(crate) fn pids(&self) -> Vec<u32> {
+    /// Its id, and those of all that descend from it.
+    pub fn pids(&self) -> Vec<u32> {
         usage::family(self.child.id())
     }
 
@@ -166,17 +167,19 @@ pub(crate) fn free_address() -> io::Result<SocketAddr> {
 }
 
 /// A new folder for configs and logs, removed with everything in it when dropped.
-pub(crate) struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn new() -> io::Result<Folder> {
+    /// Makes it.
+    pub fn new() -> io::Result<Folder> {
         let name = format!("loadtest-{}-{:x}", std::process::id(), fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path)?;
         Ok(Folder(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }

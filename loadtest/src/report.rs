@@ -7,70 +7,70 @@ use crate::usage::Usage;
 
 /// Everything in it is about the measured window, the errors about the whole run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) seconds: f64,
+pub struct Report {
+    pub seconds: f64,
     /// Responses (or echoes) that came whole and as expected.
-    pub(crate) requests: u64,
+    pub requests: u64,
     /// Body (or stream) bytes received.
-    pub(crate) bytes: u64,
-    pub(crate) errors: Errors,
+    pub bytes: u64,
+    pub errors: Errors,
     /// Connections that the other side closed between two requests; each was opened again.
-    pub(crate) reconnects: u64,
-    pub(crate) latency: Latency,
+    pub reconnects: u64,
+    pub latency: Latency,
     /// The fewest and the most requests that any one connection carried.
-    pub(crate) per_connection: [u64; 2],
+    pub per_connection: [u64; 2],
     /// The processes given by `--watch`.
-    pub(crate) watched: Usage,
+    pub watched: Usage,
     /// Their system calls, if `--count-syscalls`.
-    pub(crate) watched_syscalls: Option<u64>,
+    pub watched_syscalls: Option<u64>,
     /// The generator itself.
-    pub(crate) generator_cpu_ns: u64,
+    pub generator_cpu_ns: u64,
     /// The processes given by `--beside`: what shares our core.
-    pub(crate) beside_cpu_ns: u64,
+    pub beside_cpu_ns: u64,
 }
 
 /// Requests that failed, by what the client saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Errors {
+pub struct Errors {
     /// Another status than 200.
-    pub(crate) status: u64,
+    pub status: u64,
     /// A body of another length than asked for.
-    pub(crate) length: u64,
+    pub length: u64,
     /// Not HTTP.
-    pub(crate) malformed: u64,
+    pub malformed: u64,
     /// Refused, reset or ended with a request on it.
-    pub(crate) connection: u64,
+    pub connection: u64,
     /// Not answered by the end.
-    pub(crate) unanswered: u64,
+    pub unanswered: u64,
     /// How many of all these were POSTs.
-    pub(crate) posts: u64,
+    pub posts: u64,
 }
 
 impl Errors {
-    pub(crate) fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.status + self.length + self.malformed + self.connection + self.unanswered
     }
 }
 
 /// Microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Latency {
-    pub(crate) mean_us: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p90_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) p999_us: f64,
-    pub(crate) max_us: f64,
+pub struct Latency {
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
 }
 
 /// For latencies of 1 ns to 100 s, to three digits; what is beyond counts as 100 s.
-pub(crate) fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("the bounds are in order")
 }
 
 impl Latency {
     /// From a histogram of nanoseconds.
-    pub(crate) fn of(histogram: &Histogram<u64>) -> Latency {
+    pub fn of(histogram: &Histogram<u64>) -> Latency {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
         Latency {
             mean_us: histogram.mean() / 1e3,
@@ -84,41 +84,41 @@ impl Latency {
 }
 
 impl Report {
-    pub(crate) fn parse(json: &str) -> std::io::Result<Report> {
+    pub fn parse(json: &str) -> std::io::Result<Report> {
         serde_json::from_str(json).map_err(|error| std::io::Error::other(error.to_string()))
     }
 
-    pub(crate) fn rate(&self) -> f64 {
+    pub fn rate(&self) -> f64 {
         self.requests as f64 / self.seconds
     }
 
     /// CPU of the watched processes, in microseconds per request.
-    pub(crate) fn cpu_us_per_request(&self) -> f64 {
+    pub fn cpu_us_per_request(&self) -> f64 {
         self.watched.cpu_ns as f64 / 1e3 / self.requests as f64
     }
 
     /// CPU of the watched processes, in milliseconds per 10⁹ bytes.
-    pub(crate) fn cpu_ms_per_gb(&self) -> f64 {
+    pub fn cpu_ms_per_gb(&self) -> f64 {
         self.watched.cpu_ns as f64 / 1e6 / (self.bytes as f64 / 1e9)
     }
 
-    pub(crate) fn switches_per_request(&self) -> f64 {
+    pub fn switches_per_request(&self) -> f64 {
         let switches = self.watched.voluntary_switches + self.watched.involuntary_switches;
         switches as f64 / self.requests as f64
     }
 
     /// How much of its core the watched processes used, 0 to 1.
-    pub(crate) fn watched_share(&self) -> f64 {
+    pub fn watched_share(&self) -> f64 {
         self.watched.cpu_ns as f64 / 1e9 / self.seconds
     }
 
     /// How much of the other core the generator and the origin used, 0 to 1.
-    pub(crate) fn load_share(&self) -> f64 {
+    pub fn load_share(&self) -> f64 {
         (self.generator_cpu_ns + self.beside_cpu_ns) as f64 / 1e9 / self.seconds
     }
 
     /// For people.
-    pub(crate) fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let Latency { mean_us, p50_us, p90_us, p99_us, p999_us, max_us } = self.latency;
         let Errors { status, length, malformed, connection, unanswered, posts } = self.errors;
         let [fewest, most] = self.per_connection;

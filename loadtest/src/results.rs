@@ -73,17 +73,17 @@ fn ratio(a: f64, b: f64) -> Option<f64> {
 
 /// Where and with what this was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Machine {
-    pub(crate) cpu: String,
-    pub(crate) cores: usize,
-    pub(crate) kernel: String,
-    pub(crate) congestion_control: String,
-    pub(crate) versions: Vec<String>,
-    pub(crate) command: String,
+pub struct Machine {
+    pub cpu: String,
+    pub cores: usize,
+    pub kernel: String,
+    pub congestion_control: String,
+    pub versions: Vec<String>,
+    pub command: String,
 }
 
 impl Machine {
-    pub(crate) fn here(versions: Vec<String>) -> Machine {
+    pub fn here(versions: Vec<String>) -> Machine {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
         let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));

@@ -15,43 +15,43 @@ const TOLERANCE: f64 = 0.1;
 
 /// How often and how long.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    pub(crate) rounds: usize,
-    pub(crate) seconds: f64,
-    pub(crate) warmup: f64,
+pub struct Pace {
+    pub rounds: usize,
+    pub seconds: f64,
+    pub warmup: f64,
 }
 
 /// What the generator is told besides where, how long, and whom to watch.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Load {
-    pub(crate) arguments: Vec<String>,
+pub struct Load {
+    pub arguments: Vec<String>,
 }
 
 impl Load {
-    pub(crate) fn new(arguments: &[&str]) -> Load {
+    pub fn new(arguments: &[&str]) -> Load {
         Load { arguments: arguments.iter().map(|a| (*a).to_owned()).collect() }
     }
 }
 
 /// All rounds of one row: `kept[round][contestant]`.
-pub(crate) struct Rounds {
-    pub(crate) kept: Vec<Vec<Report>>,
-    pub(crate) void: usize,
+pub struct Rounds {
+    pub kept: Vec<Vec<Report>>,
+    pub void: usize,
 }
 
 impl Rounds {
     /// One figure of one contestant, round by round.
-    pub(crate) fn samples(&self, contestant: usize, figure: impl Fn(&Report) -> f64) -> Vec<f64> {
+    pub fn samples(&self, contestant: usize, figure: impl Fn(&Report) -> f64) -> Vec<f64> {
         self.kept.iter().map(|round| figure(&round[contestant])).collect()
     }
 
-    pub(crate) fn median(&self, contestant: usize, figure: impl Fn(&Report) -> f64) -> f64 {
+    pub fn median(&self, contestant: usize, figure: impl Fn(&Report) -> f64) -> f64 {
         statistics::median(&self.samples(contestant, figure))
     }
 }
 
 /// Runs until `pace.rounds` rounds are steady, at most twice as many and one.
-pub(crate) fn run(
+pub fn run(
     contestants: &mut [Contestant],
     load: &Load,
     pace: Pace,
@@ -87,7 +87,7 @@ fn load_cost(report: &Report) -> f64 {
 }
 
 /// One run of the generator against one contestant.
-pub(crate) fn once(
+pub fn once(
     contestant: &mut Contestant,
     load: &Load,
     pace: Pace,

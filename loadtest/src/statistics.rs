@@ -4,15 +4,15 @@ use serde::Serialize;
 
 /// A median with what it lay between.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
 }
 
 impl Spread {
     /// `None` without samples.
-    pub(crate) fn of(samples: &[f64]) -> Option<Spread> {
+    pub fn of(samples: &[f64]) -> Option<Spread> {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
@@ -23,18 +23,18 @@ impl Spread {
 }
 
 /// The median alone; 0 without samples.
-pub(crate) fn median(samples: &[f64]) -> f64 {
+pub fn median(samples: &[f64]) -> f64 {
     Spread::of(samples).map_or(0.0, |spread| spread.median)
 }
 
 /// Which rounds are steady: those whose control lies within `tolerance` (a ratio) of the median.
-pub(crate) fn steady(controls: &[f64], tolerance: f64) -> Vec<bool> {
+pub fn steady(controls: &[f64], tolerance: f64) -> Vec<bool> {
     let middle = median(controls);
     controls.iter().map(|control| (control / middle - 1.0).abs() <= tolerance).collect()
 }
 
 /// The slope of the least-squares line through the points (x, y); 0 if it has none.
-pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
+pub fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let mean_x = points.iter().map(|(x, _)| x).sum::<f64>() / count;
     let mean_y = points.iter().map(|(_, y)| y).sum::<f64>() / count;

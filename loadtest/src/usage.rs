@@ -13,10 +13,10 @@ use crate::syscall;
 
 /// Consumed so far, or between two points.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Usage {
-    pub(crate) cpu_ns: u64,
-    pub(crate) voluntary_switches: u64,
-    pub(crate) involuntary_switches: u64,
+pub struct Usage {
+    pub cpu_ns: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
 }
 
 impl Usage {
