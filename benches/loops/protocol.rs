@@ -84,7 +84,8 @@ impl<D: Dial> Upstreams<D> {
         let idle = self.idle.borrow_mut().pop();
         match idle {
             Some(connection) => Ok(connection),
-            None => self.dialer.dial(self.address).await,
+            // Rare, so not a part of every connection's future: some loops' are large.
+            None => Box::pin(self.dialer.dial(self.address)).await,
         }
     }
 

@@ -1,9 +1,9 @@
 //! `loadtest`: how ringside is measured, and how it is put under strain.
 //!
 //! A black box over the network: it knows no crate of ours, only addresses. It holds both ends of
-//! a measurement (an [`origin`] that answers, a [`generator`] that asks), the [`floor`] programs
-//! that a proxy cannot beat, [`compare`], which runs ringside and its peers through the same
-//! interleaved rounds, [`attack`], one hostile load beside healthy clients, and [`soak`], ten
+//! a measurement (an `origin` that answers, a `generator` that asks), the `floor` programs
+//! that a proxy cannot beat, `compare`, which runs ringside and its peers through the same
+//! interleaved rounds, `attack`, one hostile load beside healthy clients, and `soak`, ten
 //! minutes that must leave memory and descriptors flat.
 //!
 //! Load goes to loopback only, every process that is started is ended by its id, and readiness is
