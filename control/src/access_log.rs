@@ -12,10 +12,11 @@
 //!
 //! The writer knows nothing of what a record is: `R` comes with a function that appends its line.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
@@ -52,14 +53,30 @@ impl Output {
         match self {
             Output::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
             Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
-            Output::File(path) => {
-                let opened = OpenOptions::new().append(true).create(true).open(path);
-                opened.map_err(|error| {
-                    let text = format!("cannot open the access log {}: {error}", path.display());
-                    io::Error::new(error.kind(), text)
-                })
-            }
+            Output::File(path) => open_file(path).map_err(|error| {
+                let hint = hint(error.kind());
+                let text = format!("cannot open {}: {error}{hint}", path.display());
+                io::Error::new(error.kind(), text)
+            }),
         }
+    }
+}
+
+/// A pipe is opened for reading too: to open one only for writing would wait until somebody reads.
+fn open_file(path: &Path) -> io::Result<File> {
+    let is_pipe = fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+    OpenOptions::new().append(true).create(true).read(is_pipe).open(path)
+}
+
+/// What to do, by the kind of failure.
+fn hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "; make the folder first",
+        ErrorKind::PermissionDenied => "; this user may not write there",
+        ErrorKind::IsADirectory => "; that is a folder: name a file in it",
+        ErrorKind::NotADirectory => "; a part of the path is a file, not a folder",
+        ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written to",
+        _ => "",
     }
 }
 

@@ -23,6 +23,7 @@ pub mod replay;
 pub mod request_id;
 pub mod route;
 pub mod run;
+pub mod say;
 pub mod spare;
 pub mod telemetry;
 pub mod upstream;

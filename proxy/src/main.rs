@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringside::check::{self, Output};
+use ringside::say::say;
 use ringside::{demo, run};
 
 #[global_allocator]
@@ -103,7 +104,7 @@ fn main() -> ExitCode {
     match dispatch(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ringside: {error}");
+            say(format_args!("{error}"));
             ExitCode::from(2)
         }
     }

@@ -16,6 +16,7 @@ use reactor::{Backend, BufferOptions, ListenSocket, Sender, Signal, Signals};
 
 use crate::cpus::{Cpus, Placement};
 use crate::plan::Plan;
+use crate::say::say;
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::names::Names;
@@ -75,9 +76,7 @@ impl fmt::Display for StartError {
                     "io: io_uring was asked for and does not work here: {error}; use io: auto"
                 )
             }
-            StartError::AccessLog(error) => {
-                write!(f, "access_log: cannot open the output: {error}")
-            }
+            StartError::AccessLog(error) => write!(f, "access_log: {error}"),
             StartError::Control(error) => write!(f, "admin or probes: {error}"),
             StartError::Worker(error) => write!(f, "a worker did not start: {error}"),
             StartError::System(error) => write!(f, "{error}"),
@@ -393,11 +392,6 @@ fn announce(config: &Config, plan: &Plan, files: &[PathBuf], placement: &Placeme
         "memory: connections {} x up to {} bytes each, bounded by limits.memory {} bytes",
         config.limits.connections, config.limits.connection_buffer, config.limits.memory
     ));
-}
-
-/// Says a fact to whoever started us.
-fn say(fact: fmt::Arguments<'_>) {
-    eprintln!("ringside: {fact}");
 }
 
 fn seed(worker: usize) -> u64 {

@@ -19,6 +19,7 @@ use crate::downstream::connection::Connection;
 use crate::error::{Cause, Shortage};
 use crate::exchange::{self, Memory};
 use crate::plan::{ListenerKind, Plan};
+use crate::say::say;
 use crate::spare::{Slots, Spare};
 use crate::telemetry::access::{Access, AccessRecord};
 use crate::telemetry::counters::Counters;
@@ -292,17 +293,17 @@ impl Worker {
     pub fn overloaded(&self, shortage: Shortage) -> Cause {
         let now = self.reactor.now();
         if self.overloaded.replace(Some(now)).is_none_or(|last| now >= last + QUIET) {
-            eprintln!("ringside: overloaded: {}", shortage.hint());
+            say(format_args!("overloaded: {}", shortage.hint()));
         }
         Cause::Overloaded(shortage)
     }
 
     fn complain(&self, listener: usize, error: AcceptError) {
         let name = &self.plan.listeners[listener].name;
-        eprintln!(
-            "ringside: listener {name}: accepting paused: {error}; \
+        say(format_args!(
+            "listener {name}: accepting paused: {error}; \
              raise the descriptor limit (ulimit -n) or lower limits.connections"
-        );
+        ));
     }
 
     /// Finishes what is begun: idle connections are closed after the grace period, all others at the
