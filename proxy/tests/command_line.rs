@@ -1,0 +1,273 @@
+//! The command line of a real ringside: what it prints, and how it exits.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A folder of its own for each test, removed in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Folder {
+        let name = format!("ringside-command-line-{test}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How it exited, what it printed, what it said.
+fn ringside(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let program = env!("CARGO_BIN_EXE_ringside");
+    let Output { status, stdout, stderr } = Command::new(program).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn check(file: &Path) -> (Option<i32>, String, String) {
+    ringside(&["check", file.to_str().unwrap()])
+}
+
+const VALID: &str = r#"version: 1
+listeners: [{ name: web, address: "127.0.0.1:8080", http: {} }]
+services: [{ name: app, endpoints: [{ address: "127.0.0.1:9080" }] }]
+routes: [{ name: all, backends: [{ service: app }] }]
+"#;
+
+#[test]
+fn the_same_config_is_valid_in_three_notations() {
+    let folder = Folder::new("notations");
+    let toml = r#"version = 1
+listeners = [{ name = "web", address = "127.0.0.1:8080", http = {} }]
+services = [{ name = "app", endpoints = [{ address = "127.0.0.1:9080" }] }]
+routes = [{ name = "all", backends = [{ service = "app" }] }]
+"#;
+    let json = r#"{ "version": 1,
+      "listeners": [{ "name": "web", "address": "127.0.0.1:8080", "http": {} }],
+      "services": [{ "name": "app", "endpoints": [{ "address": "127.0.0.1:9080" }] }],
+      "routes": [{ "name": "all", "backends": [{ "service": "app" }] }] }"#;
+    let mut printed = Vec::new();
+    for (name, text) in [("a.yaml", VALID), ("a.yml", VALID), ("a.toml", toml), ("a.json", json)] {
+        let (code, out, said) = check(&folder.file(name, text));
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{name}");
+        assert!(out.starts_with("valid; hash "), "{out}");
+        printed.push(out);
+    }
+    printed.dedup();
+    assert_eq!(printed.len(), 1, "the hash is of what it says: {printed:?}");
+}
+
+#[test]
+fn every_mistake_has_its_place_and_a_hint() {
+    let folder = Folder::new("mistakes");
+    let text = VALID
+        .replace("http: {}", "htttp: {}")
+        .replace("endpoints", "health: {}, endpoints")
+        .replace("service: app", "service: ap");
+    let file = folder.file("wrong.yaml", text);
+    let (code, out, said) = check(&file);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    let at = |line_and_column: &str| format!("--> {}:{line_and_column}\n", file.display());
+    for expected in [
+        at("2:53"),
+        "2 | listeners: [{ name: web, address: \"127.0.0.1:8080\", htttp: {} }]\n".to_owned(),
+        format!("  | {}^^^^^\n", " ".repeat(52)),
+        "error: unknown key `htttp` in a listener\n".to_owned(),
+        "= help: did you mean `http`?\n".to_owned(),
+        at("3:25"),
+        "error: the key `health` is not supported yet\n".to_owned(),
+        "this version of ringside does not have it; take it out\n".to_owned(),
+        at("4:45"),
+        "error: there is no service with the name `ap`\n".to_owned(),
+        "= help: did you mean `app`?\n".to_owned(),
+    ] {
+        assert!(said.contains(&expected), "no {expected:?} in\n{said}");
+    }
+    assert!(!said.contains('\x1b'), "no colours where nobody sees them");
+
+    let (code, out, said) = ringside(&["check", "-o", "json", file.to_str().unwrap()]);
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    let found: Value = serde_json::from_str(&out).unwrap();
+    let typo = found.as_array().unwrap().iter().find(|e| e["line"] == 2 && e["column"] == 53);
+    let typo = typo.unwrap_or_else(|| panic!("{found}"));
+    assert_eq!(
+        (&typo["severity"], &typo["hint"]),
+        (&"error".into(), &"did you mean `http`?".into())
+    );
+    assert_eq!(typo["file"], file.display().to_string());
+
+    // `run` says the same, and does not begin.
+    let (code, _, said) = ringside(&["run", file.to_str().unwrap()]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("did you mean `http`?") && !said.contains("ready"), "{said}");
+}
+
+#[test]
+fn mistakes_in_toml_and_json_have_places_too() {
+    let folder = Folder::new("places");
+    for (name, text, place) in [
+        ("a.toml", "version = 1\nlistners = []\n", "a.toml:2:1"),
+        ("a.json", "{ \"version\": 1,\n  \"listners\": [] }", "a.json:2:3"),
+        ("broken.toml", "version = 1\nlisteners = [\n", "broken.toml:"),
+        ("broken.json", "{ \"version\": 1,\n", "broken.json:"),
+        ("broken.yaml", "version: 1\nlisteners: [\n", "broken.yaml:"),
+    ] {
+        let (code, _, said) = check(&folder.file(name, text));
+        assert_eq!(code, Some(1), "{name}: {said}");
+        assert!(said.contains(place) && said.contains('^'), "{name}: {said}");
+        assert!(name.starts_with("broken") || said.contains("did you mean `listeners`?"), "{said}");
+    }
+}
+
+#[test]
+fn strict_makes_errors_of_warnings() {
+    let folder = Folder::new("strict");
+    let text = VALID.replace(
+        "listeners: [",
+        "listeners: [{ name: idle, address: \"127.0.0.1:8081\", http: {} }, ",
+    );
+    let text = text.replace("name: all", "name: all, listeners: [web]");
+    let file = folder.file("warned.yaml", text);
+    let (code, out, said) = check(&file);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(out.starts_with("valid") && said.contains("warning: ") && said.contains("idle"));
+    let (code, out, said) = ringside(&["check", "--strict", file.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("warning: "), "{said}");
+}
+
+#[test]
+fn what_cannot_be_read_exits_with_two() {
+    let folder = Folder::new("unreadable");
+    let missing = folder.0.join("missing.yaml");
+    let below = folder.file("file", "").join("below.yaml");
+    let (none, empty) = (folder.0.clone(), folder.0.join("empty"));
+    fs::create_dir(&empty).unwrap();
+    fs::create_dir(folder.0.join("folder.yaml")).unwrap();
+    for path in [&missing, &below, &none, &empty, &folder.0.join("folder.yaml")] {
+        for output in ["text", "json"] {
+            let (code, out, said) = ringside(&["check", "-o", output, path.to_str().unwrap()]);
+            assert_eq!((code, out.as_str()), (Some(2), ""), "{said}");
+            let begin = format!("ringside: cannot read {}: ", path.display());
+            assert!(said.starts_with(&begin) && said.lines().count() == 1, "{said}");
+        }
+        assert_eq!(ringside(&["run", path.to_str().unwrap()]).0, Some(2));
+    }
+    // A folder is all the configs in it.
+    let parts = folder.0.join("parts");
+    fs::create_dir(&parts).unwrap();
+    let lines: Vec<&str> = VALID.lines().collect();
+    fs::write(parts.join("1.yaml"), lines[..2].join("\n")).unwrap();
+    fs::write(parts.join("2.yml"), lines[2..].join("\n")).unwrap();
+    let (code, _, said) = ringside(&["check", "--no-files", parts.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{said}");
+    let split = parts.join("1.yaml").display().to_string();
+    let rest = parts.join("2.yml").display().to_string();
+    assert_eq!(ringside(&["check", "-c", &split, "-c", &rest]).0, Some(0));
+    assert_eq!(ringside(&["check", &split]).0, Some(0), "nothing is missing from the first alone");
+}
+
+#[test]
+fn a_name_in_two_files_names_both() {
+    let folder = Folder::new("twice");
+    let one = folder.file("one.yaml", VALID);
+    let other = folder.file(
+        "other.yaml",
+        "version: 1\nservices:\n  - { name: app, endpoints: [{ address: \"127.0.0.1:1\" }] }\n",
+    );
+    let (code, _, said) = ringside(&["check", one.to_str().unwrap(), other.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("one.yaml:3:") && said.contains("other.yaml:3:"), "{said}");
+}
+
+#[test]
+fn hostile_files_are_named_errors_soon() {
+    let folder = Folder::new("hostile");
+    let mut invalid = VALID.as_bytes().to_vec();
+    invalid.extend(b"x-note: \xff\xfe\n");
+    let huge = folder.0.join("huge.yaml");
+    fs::File::create(&huge).unwrap().set_len(100 << 20).unwrap();
+    for (path, says) in [
+        (folder.file("latin.yaml", invalid), "this byte is not UTF-8"),
+        (folder.file("latin.toml", b"version = 1 # \xe9\n"), "this byte is not UTF-8"),
+        (huge, "at most 32 MiB"),
+        (PathBuf::from("/dev/zero"), "at most 32 MiB"),
+        (folder.file("empty.yaml", ""), ""),
+        (folder.file("nul.yaml", "\0"), ""),
+        (folder.file("deep.yaml", "[".repeat(20_000)), "nests at most 64 levels"),
+    ] {
+        let begun = Instant::now();
+        let (code, _, said) = check(&path);
+        assert_eq!(code, Some(1), "{}: {said}", path.display());
+        assert!(said.contains(says) && said.contains("error: "), "{}: {said}", path.display());
+        assert!(
+            said.contains(&format!("{}:1:", path.display())) || says.contains("byte"),
+            "{said}"
+        );
+        assert!(said.len() < 10_000 && begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let (code, out, said) = ringside(&["--version"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(out, format!("ringside {}\n", env!("CARGO_PKG_VERSION")));
+    for arguments in [&["--help"][..], &["run", "--help"], &["check", "--help"]] {
+        let (code, out, said) = ringside(arguments);
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(out.contains("Usage: ringside"), "{out}");
+    }
+    let help = ringside(&["--help"]).1;
+    for command in ["run", "check", "demo"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+    }
+}
+
+#[test]
+fn wrong_arguments_exit_with_two_and_say_what_is_right() {
+    for (arguments, says) in [
+        (&[][..], "Usage: ringside"),
+        (&["check"], "name a file"),
+        (&["run"], "name a file"),
+        (&["chekc", "x.yaml"], "'check'"),
+        (&["check", "x.yaml", "--strickt"], "'--strict'"),
+        (&["run", "x.yaml", "--workers", "0"], "--workers"),
+        (&["run", "x.yaml", "--io", "kqueue"], "io_uring"),
+        (&["run", "x.yaml", "--admin", "everywhere"], "unix:PATH or IP:PORT"),
+    ] {
+        let (code, out, said) = ringside(arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_the_next_step() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = Folder::new("taken");
+    let address = taken.local_addr().unwrap().to_string();
+    let file = folder.file("a.yaml", VALID.replace("127.0.0.1:8080", &address));
+    let (code, _, said) = ringside(&["run", file.to_str().unwrap()]);
+    assert_eq!(code, Some(2));
+    let last = said.lines().last().unwrap();
+    let begin = format!("ringside: listener web: cannot listen on {address}: ");
+    assert!(last.starts_with(&begin) && last.contains("`ss -ltnp` tells which"), "{said}");
+}
