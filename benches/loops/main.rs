@@ -4,6 +4,9 @@
 //! [`protocol`] is what they serve, once for all; `on_*.rs` is one loop each; [`serve`] runs one of
 //! them; [`compare`] starts all as children and sends them through the interleaved rounds of
 //! `loadtest`, whose load and origin this program also runs.
+//!
+//! The allocator is the system's: ringside's own asks for huge pages, and 4,000 idle connections are
+//! but a few steps of 2 MiB.
 #![allow(clippy::print_stdout, reason = "a tool that speaks to a terminal")]
 #![forbid(unsafe_code)]
 
@@ -18,10 +21,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-/// What ringside itself allocates with.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The same servers on several event loops, and what each costs.
 #[derive(Parser)]

@@ -30,8 +30,8 @@ pub(crate) fn serve(listen: SocketAddr, role: Role) -> io::Result<()> {
     let builder = LocalExecutorBuilder::default().ring_depth(ENTRIES).io_memory(IO_MEMORY);
     let executor = builder.make().map_err(|error| {
         io::Error::other(format!(
-            "glommio does not start: {error}. It needs io_uring, 512 KiB of locked memory \
-             (`ulimit -l`, at present shared by all rings of this user), and three rings in it"
+            "glommio does not start: {error}. It needs io_uring, and at least 512 KiB of locked \
+             memory (`ulimit -l`) for its three rings"
         ))
     })?;
     executor.run(accept(listen, role))
