@@ -216,7 +216,6 @@ impl Process {
     pub fn drain(self) {
         let begun = Instant::now();
         self.control.set_phase(Phase::Draining);
-        say(format_args!("draining"));
         drop(self.listeners);
         for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
             // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
@@ -224,6 +223,8 @@ impl Process {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         }
+        // Who reads this finds it true: of the probes, and of every answer from now on.
+        say(format_args!("draining"));
         for worker in self.workers {
             let _ = worker.join();
         }
