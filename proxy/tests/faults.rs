@@ -18,6 +18,7 @@ on_both_drivers! {
     stopped_readers_do_not_stop_others,
     out_of_descriptors_pauses_and_recovers,
     no_descriptor_for_an_upstream_is_a_named_503,
+    out_of_pipes_bodies_are_copied,
     more_connections_than_descriptors_allow_are_refused,
     sigterm_finishes_what_is_begun,
 }
@@ -334,6 +335,50 @@ fn no_descriptor_for_an_upstream_is_a_named_503(io: &str) {
     proxy.says("overloaded: ");
     drop(taken);
     while client.get("/after").status() == 503 {}
+}
+
+fn out_of_pipes_bodies_are_copied(io: &str) {
+    // Answers with what it was sent.
+    let origin = Origin::bind().serve(|server| {
+        while let Some(request) = server.message() {
+            let body = request.body;
+            server.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()));
+            server.send(body);
+        }
+    });
+    let proxy = start_with_few_descriptors(io, &config(origin, "", "", ""));
+    let pipes = || {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", proxy.id())).unwrap();
+        let targets = folder.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
+    };
+    let all = pattern(3_000_000);
+    // Both of its connections are there before the descriptors are gone.
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").status(), 200);
+    let mut comes_back = || {
+        let mut sender = Client::from(client.stream().try_clone().unwrap());
+        let sent = all.clone();
+        let upload = beside(move || {
+            let head = format!("PUT / HTTP/1.1\r\nhost: web\r\ncontent-length: {}\r\n", sent.len());
+            sender.send(head + "\r\n");
+            sender.send(sent);
+        });
+        let answer = client.message().expect("an answer");
+        upload.join().unwrap();
+        assert_eq!((answer.status(), answer.cause()), (200, ""));
+        assert!(answer.body == all, "the body came back whole");
+    };
+    let before = pipes();
+    let taken = proxy.exhaust_descriptors(FEW_DESCRIPTORS);
+    comes_back();
+    assert_eq!(pipes(), before, "there was no room for a pipe");
+    drop(taken);
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while pipes() == before {
+        comes_back();
+        assert!(std::time::Instant::now() < deadline, "it splices again");
+    }
 }
 
 fn more_connections_than_descriptors_allow_are_refused(io: &str) {
