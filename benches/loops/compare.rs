@@ -2,8 +2,9 @@
 //!
 //! As in `loadtest compare`, and with its parts: the server alone on core 0, the generator and the
 //! origin on core 1, CPU per request of the server's process as the figure, and a round void where
-//! the control, straight to the origin, moved by more than a tenth. A run is bounded: at most
-//! twice the rounds and one, of two and a half seconds each, and no wait without an end.
+//! the control, straight to the origin, moved by more than a tenth. Besides, a loop's sample is void
+//! where [`disturbed`] says so. A run is bounded: at most twice the rounds and one, of two and a half
+//! seconds each, and no wait without an end.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -99,10 +100,13 @@ impl Bench {
         let row = |(index, event_loop): (usize, Loop)| {
             let median = |of: fn(&Report) -> f64| rounds.median(index, of);
             let load = median(Report::load_share);
+            let samples = samples(&rounds, index);
             Row {
                 event_loop,
-                figure: spread(&rounds, index),
+                // Of fewer than half of the rounds there is no median worth the name.
+                figure: Spread::of(&samples).filter(|_| 2 * samples.len() >= self.pace.rounds),
                 beside: vec![
+                    samples.len().to_string(),
                     format!("{:.0}", median(Report::rate)),
                     format!("{:.0}", median(Report::watched_share) * 100.0),
                     format!("{:.0}", load * 100.0),
@@ -117,7 +121,7 @@ impl Bench {
                 rounds.kept.len(),
                 rounds.void
             ),
-            beside: &["per s", "core 0 %", "core 1 %", "errors"],
+            beside: &["rounds", "per s", "core 0 %", "core 1 %", "errors"],
             rows: (1..).zip(Loop::ALL).map(row).collect(),
         })
     }
@@ -155,6 +159,17 @@ impl Bench {
             rows: samples.into_iter().map(row).collect(),
         })
     }
+}
+
+/// In a closed loop somebody always has work: where the server, the generator and the origin together
+/// got less than this part of a core, others had the machine.
+const WORKED_MIN: f64 = 0.5;
+
+/// Whether a sample says nothing: requests failed, a connection got no answer, or the machine was
+/// somebody else's.
+fn disturbed(report: &Report) -> bool {
+    let worked = report.watched_share() + report.load_share();
+    report.errors.total() > 0 || report.per_connection[0] == 0 || worked < WORKED_MIN
 }
 
 /// What the generator is told.
@@ -210,10 +225,10 @@ fn echoed(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// `None` if a connection got no answer in some round, or no round counted.
-fn spread(rounds: &Rounds, index: usize) -> Option<Spread> {
-    let starved = rounds.kept.iter().any(|round| round[index].per_connection[0] == 0);
-    Spread::of(&rounds.samples(index, Report::cpu_us_per_request)).filter(|_| !starved)
+/// The samples that count.
+fn samples(rounds: &Rounds, index: usize) -> Vec<f64> {
+    let reports = rounds.kept.iter().map(|round| &round[index]);
+    reports.filter(|report| !disturbed(report)).map(Report::cpu_us_per_request).collect()
 }
 
 fn errors(rounds: &Rounds, index: usize) -> u64 {
@@ -292,6 +307,8 @@ fn verdict(other: Loop, cpu: &[Table], memory: &Table) -> String {
 
 #[cfg(test)]
 mod tests {
+    use loadtest::usage::Usage;
+
     use super::*;
 
     fn table(ours: f64, monoio: Option<f64>) -> Table {
@@ -327,6 +344,25 @@ mod tests {
         check([10.7, 10.8], 20.0, true);
         check([10.7, 10.9], 20.0, false);
         check([9.0, 9.0], 20.1, false);
+    }
+
+    #[test]
+    fn a_sample_counts_if_the_machine_was_ours_and_nothing_failed() {
+        let usage = |cpu_ns| Usage { cpu_ns, ..Usage::default() };
+        let mut report = Report {
+            seconds: 1.0,
+            requests: 10,
+            per_connection: [1, 2],
+            watched: usage(300_000_000),
+            generator_cpu_ns: 200_000_001,
+            ..Report::default()
+        };
+        assert!(!disturbed(&report));
+        report.generator_cpu_ns = 199_999_999;
+        assert!(disturbed(&report), "half a core is not reached");
+        report.generator_cpu_ns = 900_000_000;
+        report.errors.connection = 1;
+        assert!(disturbed(&report));
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod syscall;
 mod table;
 mod tcp_load;
 mod tcp_origin;
-mod usage;
+pub mod usage;
 mod window;
 
 use std::ffi::OsString;
