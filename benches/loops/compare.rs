@@ -3,8 +3,8 @@
 //! As in `loadtest compare`, and with its parts: the server alone on core 0, the generator and the
 //! origin on core 1, CPU per request of the server's process as the figure, and a round void where
 //! the control, straight to the origin, moved by more than a tenth. Besides, a loop's sample is void
-//! where [`disturbed`] says so. A run is bounded: at most twice the rounds and one, of two and a half
-//! seconds each, and no wait without an end.
+//! where [`disturbed`] says so. A run is bounded: at most twice the rounds and one for each start, of two
+//! and a half seconds each, and no wait without an end.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// How many keep-alive connections carry requests
     #[arg(long, value_delimiter = ',', default_value = "64,512")]
     connections: Vec<usize>,
-    /// Interleaved rounds (three for memory)
+    /// Interleaved rounds of each of three starts (one with --quick)
     #[arg(long)]
     rounds: Option<usize>,
     /// Only this one
@@ -49,10 +49,12 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
     if std::thread::available_parallelism()?.get() < 2 {
         return Err(io::Error::other("compare needs two cores: one for the server, one for load"));
     }
-    let (rounds, seconds, warmup) = if arguments.quick { (1, 0.25, 0.1) } else { (5, 2.0, 0.5) };
+    let (starts, rounds, seconds, warmup) =
+        if arguments.quick { (1, 1, 0.25, 0.1) } else { (3, 3, 2.0, 0.5) };
     let rounds = arguments.rounds.unwrap_or(rounds);
     let bench = Bench {
         folder: Folder::new()?,
+        starts,
         pace: Pace { rounds, seconds, warmup },
         memory_rounds: if arguments.quick { 1 } else { 3 },
     };
@@ -68,6 +70,10 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
 
 struct Bench {
     folder: Folder,
+    /// How often the processes are started afresh: where memory happens to lie makes a process some
+    /// hundredths dearer or cheaper for as long as it lives.
+    starts: usize,
+    /// The rounds between two starts.
     pace: Pace,
     memory_rounds: usize,
 }
@@ -91,12 +97,12 @@ impl Bench {
     }
 
     fn cpu(&self, service: Service, connections: usize, origin: &Origin) -> io::Result<Table> {
-        let mut contestants = vec![Contestant::direct(origin.address)];
-        for event_loop in Loop::ALL {
-            contestants.push(start(event_loop, service, origin.address, self.folder.path())?);
+        let mut rounds = Rounds { kept: Vec::new(), void: 0 };
+        for _ in 0..self.starts {
+            let some = self.rounds(service, connections, origin)?;
+            rounds.kept.extend(some.kept);
+            rounds.void += some.void;
         }
-        let load = load(service, connections);
-        let rounds = round::run(&mut contestants, &load, self.pace, &origin.process.pids())?;
         let row = |(index, event_loop): (usize, Loop)| {
             let median = |of: fn(&Report) -> f64| rounds.median(index, of);
             let load = median(Report::load_share);
@@ -104,7 +110,8 @@ impl Bench {
             Row {
                 event_loop,
                 // Of fewer than half of the rounds there is no median worth the name.
-                figure: Spread::of(&samples).filter(|_| 2 * samples.len() >= self.pace.rounds),
+                figure: Spread::of(&samples)
+                    .filter(|_| 2 * samples.len() >= self.starts * self.pace.rounds),
                 beside: vec![
                     samples.len().to_string(),
                     format!("{:.0}", median(Report::rate)),
@@ -124,6 +131,16 @@ impl Bench {
             beside: &["rounds", "per s", "core 0 %", "core 1 %", "errors"],
             rows: (1..).zip(Loop::ALL).map(row).collect(),
         })
+    }
+
+    /// The rounds of one set of processes: contestant 0 is the control, then come the loops.
+    fn rounds(&self, service: Service, connections: usize, origin: &Origin) -> io::Result<Rounds> {
+        let mut contestants = vec![Contestant::direct(origin.address)];
+        for event_loop in Loop::ALL {
+            contestants.push(start(event_loop, service, origin.address, self.folder.path())?);
+        }
+        let load = load(service, connections);
+        round::run(&mut contestants, &load, self.pace, &origin.process.pids())
     }
 
     fn memory(&self, service: Service, origin: &Origin) -> io::Result<Table> {
