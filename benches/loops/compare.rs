@@ -3,8 +3,8 @@
 //! As in `loadtest compare`, and with its parts: the server alone on core 0, the generator and the
 //! origin on core 1, CPU per request of the server's process as the figure, and a round void where
 //! the control, straight to the origin, moved by more than a tenth. Besides, a loop's sample is void
-//! where [`disturbed`] says so. A run is bounded: at most twice the rounds and one for each start, of two
-//! and a half seconds each, and no wait without an end.
+//! where [`disturbed`] says so. A run is bounded: at most twice the rounds and one for each start, of
+//! two and a half seconds each, and no wait without an end.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
