@@ -608,8 +608,10 @@ impl Exchange<'_> {
         self.record.body_read(traffic.inward.get() as usize);
         self.record.sent_out(traffic.outward.get() as usize);
         match end {
-            TunnelEnd::Closed | TunnelEnd::Failed => Ok(Next::Close),
+            TunnelEnd::Closed => Ok(Next::Close),
             TunnelEnd::Idle => Err(Failure::Because(Cause::StreamIdleTimeout)),
+            TunnelEnd::DownFailed => Err(Failure::Because(Cause::ClientGone)),
+            TunnelEnd::UpFailed => Err(Failure::Because(Cause::UpstreamTruncated)),
         }
     }
 

@@ -6,9 +6,10 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use reactor::{Buf, Instant, Piece, Reactor, RecvError, RelayEnd, SendError, Stream, both};
+use reactor::{Buf, Either, Instant, Piece, Reactor, RecvError, RelayEnd, SendError, Stream, race};
 use smallvec::SmallVec;
 
 use crate::error::Malformed;
@@ -246,7 +247,7 @@ async fn watched(
 ) -> Result<RelayEnd, BodyError> {
     let shortest = patience.source.into_iter().chain(patience.sink).min();
     let Some(shortest) = shortest else { return Ok(relay.await) };
-    let mut relay = std::pin::pin!(relay);
+    let mut relay = pin!(relay);
     let mut last = (moved.get(), reactor.now());
     loop {
         let look = reactor.now() + shortest;
@@ -274,12 +275,15 @@ pub enum TunnelEnd {
     Closed,
     /// No byte went either way for too long.
     Idle,
-    /// One side failed.
-    Failed,
+    /// The downstream's connection failed.
+    DownFailed,
+    /// The upstream's connection failed.
+    UpFailed,
 }
 
 /// Relays both ways until both sides are done, one fails, or neither says anything for `idle`.
-/// A side that ends its sending is told on to the other, which may go on.
+/// A side that ends its sending is told on to the other, which may go on. Where one fails, the other
+/// is reset: an orderly end would pass a part for the whole.
 pub async fn tunnel(
     reactor: &Reactor,
     down: &Stream,
@@ -288,12 +292,22 @@ pub async fn tunnel(
     bytes: &Traffic,
 ) -> TunnelEnd {
     let work = async {
-        let (a, b) =
-            both(one_way(down, up, &bytes.inward), one_way(up, down, &bytes.outward)).await;
-        if a && b { TunnelEnd::Closed } else { TunnelEnd::Failed }
+        let inward = one_way(down, up, [TunnelEnd::DownFailed, TunnelEnd::UpFailed], &bytes.inward);
+        let outward =
+            one_way(up, down, [TunnelEnd::UpFailed, TunnelEnd::DownFailed], &bytes.outward);
+        let (mut inward, mut outward) = (pin!(inward), pin!(outward));
+        let ended = match race(inward.as_mut(), outward.as_mut()).await {
+            Either::First(Ok(())) => outward.await,
+            Either::Second(Ok(())) => inward.await,
+            Either::First(failed) | Either::Second(failed) => failed,
+        };
+        let Err(failed) = ended else { return TunnelEnd::Closed };
+        down.reset_on_close();
+        up.reset_on_close();
+        failed
     };
     let Some(idle) = idle else { return work.await };
-    let mut work = std::pin::pin!(work);
+    let mut work = pin!(work);
     loop {
         let before = bytes.total();
         let look = reactor.now() + idle;
@@ -321,11 +335,16 @@ impl Traffic {
     }
 }
 
-/// One direction of a tunnel; true if the source came to its end. After a failure the other
-/// direction is ended too.
-async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
+/// One direction of a tunnel, until the source comes to its end; else what the failure of the source,
+/// or of the sink, is called.
+async fn one_way(
+    from: &Stream,
+    to: &Stream,
+    [source_failed, sink_failed]: [TunnelEnd; 2],
+    moved: &Cell<u64>,
+) -> Result<(), TunnelEnd> {
     let mut bulk = false;
-    let done = loop {
+    loop {
         // Small messages go on as they come, bulk without being read.
         let before = moved.get();
         let end = match bulk {
@@ -335,18 +354,14 @@ async fn one_way(from: &Stream, to: &Stream, moved: &Cell<u64>) -> bool {
         bulk = moved.get() - before >= TUNNEL_BULK;
         match end {
             RelayEnd::Complete => {}
-            RelayEnd::Eof => break to.sent().await.is_ok(),
-            RelayEnd::Source(_) | RelayEnd::Sink(_) => break false,
-        }
-    };
-    match done {
-        true => to.shutdown_write(),
-        false => {
-            from.shutdown_both();
-            to.shutdown_both();
+            RelayEnd::Eof => break,
+            RelayEnd::Source(_) => return Err(source_failed),
+            RelayEnd::Sink(_) => return Err(sink_failed),
         }
     }
-    done
+    to.sent().await.map_err(|_| sink_failed)?;
+    to.shutdown_write();
+    Ok(())
 }
 
 async fn bulk_message(from: &Stream, to: &Stream, moved: &Cell<u64>) -> RelayEnd {

@@ -9,6 +9,7 @@ on_both_drivers! {
     half_close_in_both_directions,
     bulk_arrives_exactly_both_ways,
     a_refusing_upstream_ends_the_connection,
+    a_reset_is_passed_on_and_never_as_an_end,
     two_workers_share_the_connections,
 }
 
@@ -79,6 +80,33 @@ fn a_refusing_upstream_ends_the_connection(io: &str) {
     let proxy = tcp(io, 1, nobody);
     proxy.connect().ends_orderly();
     proxy.metric_becomes(&["ringside_connections_closed_total", "connect_failed"], "1");
+}
+
+/// Small and bulk: bytes that were read, and bytes that were spliced, before the reset.
+fn a_reset_is_passed_on_and_never_as_an_end(io: &str) {
+    for bytes in [pattern(10), pattern(8 << 20)] {
+        let origin = Origin::bind();
+        let proxy = tcp(io, 1, origin.address);
+        let (mut client, mut server) = (proxy.connect(), origin.accept());
+        let (sent, all) = (bytes.clone(), bytes.len());
+        let mut reader = Client::from(client.stream().try_clone().unwrap());
+        let read = beside(move || reader.exactly(all));
+        server.send(sent);
+        assert!(read.join().unwrap() == bytes);
+        server.reset();
+        assert!(!client.ends_orderly(), "the client does not take a part for the whole");
+        proxy.metric_becomes(&["ringside_connections_closed_total", "upstream_reset"], "1");
+
+        let (mut client, mut server) = (proxy.connect(), origin.accept());
+        let sent = bytes.clone();
+        let mut reader = Client::from(server.stream().try_clone().unwrap());
+        let read = beside(move || reader.exactly(all));
+        client.send(sent);
+        assert!(read.join().unwrap() == bytes);
+        client.reset();
+        assert!(!server.ends_orderly(), "nor does the upstream");
+        proxy.metric_becomes(&["ringside_connections_closed_total", "client_gone"], "1");
+    }
 }
 
 fn two_workers_share_the_connections(io: &str) {

@@ -40,6 +40,7 @@ async fn relay(
     match end {
         TunnelEnd::Closed => Ok(()),
         TunnelEnd::Idle => Err(Cause::StreamIdleTimeout),
-        TunnelEnd::Failed => Err(Cause::ClientGone),
+        TunnelEnd::DownFailed => Err(Cause::ClientGone),
+        TunnelEnd::UpFailed => Err(Cause::UpstreamReset),
     }
 }
