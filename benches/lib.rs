@@ -2,4 +2,5 @@
 //! `benches/`; `cargo bench -p benches` runs them.
 //!
 //! `loops/` is a program: the same echo server and HTTP proxy on our reactor, on monoio and on
-//! glommio. `cargo run --release -p benches --bin loops -- compare` says what each costs.
+//! glommio. `cargo run --release -p benches --features loops --bin loops -- compare` says what each
+//! costs.
