@@ -125,6 +125,8 @@ impl Process {
         files: &[PathBuf],
         overrides: &Overrides,
     ) -> Result<Process, StartError> {
+        // Refused in some sandboxes: then memory is coarser, and nothing else is.
+        let _ = reactor::refuse_huge_pages();
         let Loaded { mut config, hash, .. } = loaded;
         config.limits.connections = affordable(config.limits.connections)?;
         let plan = Plan::compile(&config, &hash, 1, Names::default());

@@ -50,7 +50,7 @@ pub use driver::{BufferOptions, DriverStats};
 pub use ledger::Charge;
 pub use listener::{AcceptError, Accepted, BACKLOG, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
-pub use process::{Signal, Signals, raise_descriptor_limit};
+pub use process::{Signal, Signals, raise_descriptor_limit, refuse_huge_pages};
 pub use remote::{WORKERS_MAX, WorkerId};
 pub use runtime::{
     Backend, Census, Either, Options, Reactor, Sleep, both, probe_io_uring, race, run,
