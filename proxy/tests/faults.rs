@@ -266,11 +266,12 @@ fn a_head_in_a_thousand_packets_is_a_head(io: &str) {
 
 fn stopped_readers_do_not_stop_others(io: &str) {
     const READERS: usize = 1_000;
+    static BIG: [u8; 8 << 20] = [7; 8 << 20];
     let origin = Origin::bind().serve(|server| {
         while let Some(request) = server.message() {
-            let body = match request.head.starts_with("GET /big") {
-                true => pattern(8 << 20),
-                false => b"ok".to_vec(),
+            let body: &[u8] = match request.head.starts_with("GET /big") {
+                true => &BIG,
+                false => b"ok",
             };
             server.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()));
             server.send(body);
