@@ -1,5 +1,6 @@
 //! The unmodified data plane on a simulated network, with faults from a seed: one or two workers
-//! between several clients and an origin with two addresses, all of whom do what they may.
+//! between several clients and an origin with two addresses, all of whom do what they may; beside them
+//! tunnels, through a TCP listener, CONNECT and an upgrade.
 //!
 //! 100 fixed seeds; `SEEDS=1000` runs more, `SEED=17` one. A failure prints the command for its seed.
 
@@ -24,9 +25,13 @@ mod client;
 mod message;
 #[path = "simulation/origin.rs"]
 mod origin;
+#[path = "simulation/tunnel.rs"]
+mod tunnel;
 
 use client::Client;
 use message::{Direction, body_of};
+use origin::Speaks;
+use tunnel::{Caller, Way};
 
 const CONFIG: &str = r#"version: 1
 access_log: none
@@ -36,11 +41,17 @@ listeners:
     address: "10.0.0.1:80"
     http: {}
     timeouts: { head: 10s, body_idle: 10s, write: 10s, keep_alive: 30s }
+  - { name: raw, address: "10.0.0.1:90", tcp: { service: raw } }
 services:
+  - { name: raw, endpoints: [{ address: "10.0.0.2:90" }], connect_timeout: 5s }
   - name: origin
     endpoints: [{ address: "10.0.0.2:80" }, { address: "10.0.0.2:81" }]
     connect_timeout: 5s
 routes:
+  - name: tunnels
+    matches: [{ methods: [CONNECT] }]
+    backends: [{ service: raw }]
+    timeouts: { stream_idle: 10s }
   - { name: all, backends: [{ service: origin }], timeouts: { response: 10s, stream_idle: 10s } }
 "#;
 
@@ -48,6 +59,11 @@ routes:
 const BUFFERS: BufferOptions = BufferOptions { count: 16, size: 512 };
 const CLIENTS: usize = 5;
 const REQUESTS: usize = 8;
+const WAYS: [Way; 3] = [Way::Tcp, Way::Connect, Way::Upgrade];
+/// One after another, each way.
+const DIALOGUES: usize = 3;
+/// Where it is tight: what two or three streams hold.
+const TIGHT_BYTES: usize = 4 << 10;
 /// Virtual: a connect that nobody answers alone takes two minutes.
 const LIMIT: Duration = Duration::from_secs(3600);
 
@@ -60,6 +76,8 @@ pub struct Manner {
     half_closes: bool,
     /// The proxy is told to drain while the clients are busy.
     drains_early: bool,
+    /// The proxy has so little memory that it refuses requests.
+    tight: bool,
 }
 
 /// What the hosts of a run tell of the requests, by id.
@@ -70,7 +88,12 @@ pub struct Told {
     executed: RefCell<BTreeMap<String, u32>>,
     answered: RefCell<BTreeMap<String, u16>>,
     draining: Cell<bool>,
+    /// Clients and callers that are done.
     clients: Cell<usize>,
+    /// Dialogues that came to their end.
+    dialogues: Cell<usize>,
+    /// Requests that were refused for want of memory.
+    refused: Cell<usize>,
 }
 
 impl Told {
@@ -113,6 +136,8 @@ impl Told {
 struct Run {
     trace: u64,
     good: usize,
+    dialogues: usize,
+    refused: usize,
     answered: BTreeMap<String, u16>,
     executed: BTreeMap<String, u32>,
 }
@@ -123,17 +148,22 @@ fn address(text: &str) -> Address {
 
 /// Runs one seed.
 fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
-    let loaded = config::parse("test", CONFIG, config::Format::Yaml).expect("a valid config");
+    let mut loaded = config::parse("test", CONFIG, config::Format::Yaml).expect("a valid config");
+    if manner.tight {
+        loaded.config.limits.memory = TIGHT_BYTES;
+    }
     let plan = Plan::compile(&loaded.config, &loaded.hash, 1, Names::default());
     let mut sim = Simulation::new(seed, faults);
     let told = Rc::new(Told::default());
 
-    let (stop_origin, stopped) = reactor::mailbox(1);
-    let (stop_other, other_stopped) = reactor::mailbox(1);
-    for (at, stopped) in [("10.0.0.2:80", stopped), ("10.0.0.2:81", other_stopped)] {
-        let socket = sim.bind(&address(at)).unwrap();
-        let told = told.clone();
-        sim.spawn_worker(BUFFERS, |reactor| origin::serve(reactor, socket, stopped, told));
+    let mut stops = Vec::new();
+    for (at, speaks) in
+        [("10.0.0.2:80", Speaks::Http), ("10.0.0.2:81", Speaks::Http), ("10.0.0.2:90", Speaks::Raw)]
+    {
+        let (stop, stopped) = reactor::mailbox(1);
+        stops.push(stop);
+        let (socket, told) = (sim.bind(&address(at)).unwrap(), told.clone());
+        sim.spawn_worker(BUFFERS, |reactor| origin::serve(reactor, socket, speaks, stopped, told));
     }
     let crew = spawn_proxy(&mut sim, &plan, 1 + (seed % 2) as usize);
     let (mailboxes, told_by_clients) = (crew.mailboxes.clone(), told.clone());
@@ -148,15 +178,27 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
                 told.clients.set(told.clients.get() + 1);
             });
         }
+        for (number, way) in WAYS.into_iter().enumerate() {
+            let (host, told) = (reactor.clone(), told.clone());
+            let proxy = address(if way == Way::Tcp { "10.0.0.1:90" } else { "10.0.0.1:80" });
+            reactor.spawn(async move {
+                let caller = Caller { reactor: &host, way, proxy, manner, told: &told };
+                for dialogue in 0..DIALOGUES {
+                    let random = host.random() >> 32;
+                    caller.call(&format!("GET-{way:?}-{number}-{dialogue}-{random:x}")).await;
+                }
+                told.clients.set(told.clients.get() + 1);
+            });
+        }
         if manner.drains_early {
             reactor.sleep(Duration::from_micros(reactor.random() % 100_000)).await;
             drain(&told, &mailboxes);
         }
-        while told.clients.get() < CLIENTS {
+        while told.clients.get() < CLIENTS + WAYS.len() {
             reactor.sleep(Duration::from_millis(5)).await;
         }
         drain(&told, &mailboxes);
-        drop((stop_origin, stop_other));
+        drop(stops);
     });
 
     assert_eq!(sim.run(LIMIT), Outcome::Done, "everybody comes to an end");
@@ -167,23 +209,31 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
         assert!(*times == 1 || !id.starts_with("POST"), "{id} was executed {times} times");
     }
     let (answered, executed) = (told.answered.borrow().clone(), told.executed.borrow().clone());
-    Run { trace: sim.trace_hash(), good: told.good(), answered, executed }
+    Run {
+        trace: sim.trace_hash(),
+        good: told.good(),
+        dialogues: told.dialogues.get(),
+        refused: told.refused.get(),
+        answered,
+        executed,
+    }
 }
 
-/// The proxy: workers that share a listener.
+/// The proxy: workers that share their listeners.
 fn spawn_proxy(sim: &mut Simulation, plan: &Arc<Plan>, workers: usize) -> Arc<Crew> {
-    let front = sim.bind(&plan.listeners[0].address).unwrap();
+    let fronts: Vec<_> =
+        plan.listeners.iter().map(|listener| sim.bind(&listener.address).unwrap()).collect();
     let (mailboxes, receivers): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| reactor::mailbox(256)).unzip();
     let crew = Arc::new(Crew {
         load: (0..workers).map(|_| CachePadded::default()).collect(),
         mailboxes,
         connections_max: 1000,
-        listeners: vec![CachePadded::default()],
-        accepting: AtomicUsize::new(workers),
+        listeners: fronts.iter().map(|_| CachePadded::default()).collect(),
+        accepting: AtomicUsize::new(workers * fronts.len()),
     });
     for (index, mailbox) in receivers.into_iter().enumerate() {
-        let (plan, crew, listeners) = (plan.clone(), crew.clone(), vec![front.clone()]);
+        let (plan, crew, listeners) = (plan.clone(), crew.clone(), fronts.clone());
         let setup = Setup { index, plan, crew, mailbox, listeners, access: None };
         sim.spawn_worker(BUFFERS, |reactor| async move {
             worker::serve(reactor.clone(), setup).await;
@@ -244,18 +294,21 @@ fn on_every_seed(test: &str, property: impl Fn(u64)) {
     }
 }
 
-const CALM: Manner = Manner { loses: false, half_closes: true, drains_early: false };
+const CALM: Manner = Manner { loses: false, half_closes: true, drains_early: false, tight: false };
 
 /// Every request is answered with its own body, which the clients look at; those whose client left
 /// are the only ones without.
 #[test]
 fn what_must_not_be_visible_is_not() {
-    let (good, asked) = (Cell::new(0), Cell::new(0));
+    let (good, asked, dialogues) = (Cell::new(0), Cell::new(0), Cell::new(0));
     on_every_seed("what_must_not_be_visible_is_not", |seed| {
         let run = run(seed, Faults::unkind(), CALM);
         good.set(good.get() + run.good);
         asked.set(asked.get() + CLIENTS * REQUESTS);
+        dialogues.set(dialogues.get() + run.dialogues);
     });
+    let begun = asked.get() / (CLIENTS * REQUESTS) * WAYS.len() * DIALOGUES;
+    assert!(dialogues.get() > begun * 3 / 4, "{dialogues:?} of {begun}: few callers leave");
     let (good, asked) = (good.get(), asked.get());
     assert!(good > asked * 3 / 4, "{good} of {asked}: few leave, and few meet a close");
 }
@@ -270,6 +323,21 @@ fn losses_cost_what_they_must_and_no_more() {
     });
     let is_one = std::env::var_os("SEED").is_some();
     assert!(is_one || good.get() > 0 && bad.get() > 0, "it tests what it says");
+}
+
+/// What there is no memory for is refused by name, and nothing else is different.
+#[test]
+fn without_memory_requests_are_refused_and_nothing_is_lost() {
+    let (good, refused) = (Cell::new(0), Cell::new(0));
+    on_every_seed("without_memory_requests_are_refused_and_nothing_is_lost", |seed| {
+        for (faults, loses) in [(Faults::unkind(), false), (Faults::hostile(), true)] {
+            let run = run(seed, faults, Manner { tight: true, loses, ..CALM });
+            good.set(good.get() + run.good);
+            refused.set(refused.get() + run.refused);
+        }
+    });
+    let is_one = std::env::var_os("SEED").is_some();
+    assert!(is_one || good.get() > 0 && refused.get() > 0, "it tests what it says");
 }
 
 /// Whatever is begun is finished, and nobody is left hanging.

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{Client, Origin, Proxy, beside, pattern};
 
 on_both_drivers! {
@@ -10,6 +12,7 @@ on_both_drivers! {
     bulk_arrives_exactly_both_ways,
     a_refusing_upstream_ends_the_connection,
     a_reset_is_passed_on_and_never_as_an_end,
+    a_drain_lets_connections_finish,
     two_workers_share_the_connections,
 }
 
@@ -107,6 +110,26 @@ fn a_reset_is_passed_on_and_never_as_an_end(io: &str) {
         assert!(!server.ends_orderly(), "nor does the upstream");
         proxy.metric_becomes(&["ringside_connections_closed_total", "client_gone"], "1");
     }
+}
+
+fn a_drain_lets_connections_finish(io: &str) {
+    let origin = Origin::bind();
+    let mut proxy = tcp(io, 1, origin.address);
+    let (mut client, mut server) = (proxy.connect(), origin.accept());
+    client.send("begun");
+    server.exactly(5);
+    proxy.signal("TERM");
+    // The grace period is over when nobody is accepted any more.
+    while std::net::TcpStream::connect(proxy.address("web")).is_ok() {
+        std::thread::sleep(Duration::from_millis(20));
+        while origin.has_connection() {} // of those that only looked
+    }
+    server.send("finished");
+    server.half_close();
+    assert_eq!(client.read_to_end(), b"finished");
+    client.half_close();
+    assert_eq!(server.read_to_end(), b"");
+    assert_eq!(proxy.exit_code(), Some(0));
 }
 
 fn two_workers_share_the_connections(io: &str) {

@@ -73,6 +73,11 @@ impl Connection {
         self.idle.get()
     }
 
+    /// It does not wait for a request any more.
+    pub fn set_busy(&self) {
+        self.idle.set(false);
+    }
+
     /// Notes why the connection is ended, for log and metric; the first reason stands.
     pub fn end_by(&self, cause: Cause) {
         if self.ended_by.get().is_none() {
@@ -103,7 +108,7 @@ pub async fn serve<F: Future>(
             break if owes { Next::Linger } else { Next::Close };
         }
         first = false;
-        connection.idle.set(false);
+        connection.set_busy();
         match slots.run((worker.clone(), connection.clone())).await {
             Next::Request => connection.idle.set(true),
             last => break last,

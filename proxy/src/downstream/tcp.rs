@@ -17,6 +17,7 @@ pub async fn serve(
     service: usize,
     idle: Option<Duration>,
 ) {
+    connection.set_busy();
     if let Err(cause) = relay(&worker, &connection, service, idle).await {
         connection.end_by(cause);
     }

@@ -52,7 +52,7 @@ pub(crate) fn frame(body: &[u8], framed: Framed) -> (String, Vec<u8>) {
                 wire.extend_from_slice(chunk);
                 wire.extend_from_slice(b"\r\n");
             }
-            wire.extend_from_slice(b"0\r\n\r\n");
+            wire.extend_from_slice(format!("0\r\nx-sum: {}\r\n\r\n", body.len()).as_bytes());
             ("transfer-encoding: chunked\r\n".to_owned(), wire)
         }
     }
@@ -82,6 +82,11 @@ impl Reader<'_> {
     /// Whether all that was received is read.
     pub(crate) fn is_empty(&self) -> bool {
         self.input.is_empty()
+    }
+
+    /// What was received and is not read: the beginning of a tunnel.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
     }
 
     /// Receives more; false if no more comes.
@@ -145,11 +150,13 @@ impl Reader<'_> {
         loop {
             let size = self.until(b"\r\n").await?;
             let size = usize::from_str_radix(size.trim(), 16).expect("a size");
-            body.extend(self.exactly(size).await?);
-            assert_eq!(self.exactly(2).await?, b"\r\n");
             if size == 0 {
+                let trailers = self.until(b"\r\n\r\n").await?;
+                assert_eq!(trailers, format!("x-sum: {}\r\n\r\n", body.len()));
                 return Some(body);
             }
+            body.extend(self.exactly(size).await?);
+            assert_eq!(self.exactly(2).await?, b"\r\n");
         }
     }
 }

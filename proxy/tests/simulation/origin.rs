@@ -7,13 +7,22 @@ use std::time::Duration;
 
 use reactor::{Either, ListenSocket, Listener, Piece, Reactor, Receiver, Stream, race};
 
-use crate::Told;
 use crate::message::{Direction, Framed, Reader, bits, body_of, field, frame};
+use crate::{Told, tunnel};
+
+/// What is spoken on a listening socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Speaks {
+    Http,
+    /// See [`tunnel`].
+    Raw,
+}
 
 /// Serves until nobody holds the other end of `stop`.
 pub(crate) async fn serve(
     reactor: Reactor,
     socket: ListenSocket,
+    speaks: Speaks,
     mut stop: Receiver<()>,
     told: Rc<Told>,
 ) {
@@ -24,7 +33,10 @@ pub(crate) async fn serve(
                 let (host, told) = (reactor.clone(), told.clone());
                 reactor.spawn(async move {
                     let stream = host.adopt(accepted);
-                    serve_connection(&host, &stream, &told).await;
+                    match speaks {
+                        Speaks::Http => serve_connection(&host, &stream, &told).await,
+                        Speaks::Raw => tunnel::answer(&stream, Vec::new()).await,
+                    }
                 });
             }
             Either::First(Err(_)) => reactor.sleep(Duration::from_millis(1)).await,
@@ -76,6 +88,11 @@ async fn serve_request(
     let id = field(&head, "x-id").expect("every request has one").to_owned();
     assert!(head.contains(&format!(" /{id} HTTP/1.1\r\n")), "one head: {head}");
     told.reached(&id);
+    if field(&head, "upgrade").is_some() {
+        stream.send([Piece::Static(tunnel::SWITCHING)]).await.ok()?;
+        tunnel::answer(stream, reader.take_rest()).await;
+        return None;
+    }
     // The same request is answered the same way, on whatever connection it comes.
     let mood = bits(&id, 3);
     let framed = match mood % 8 {
@@ -83,9 +100,14 @@ async fn serve_request(
         4..7 => Framed::InChunks,
         _ => Framed::UntilClose,
     };
-    let closes = framed == Framed::UntilClose || (mood >> 8).is_multiple_of(8);
     let is_early = (mood >> 16).is_multiple_of(6);
+    // Whoever waits to be told never sends the body after an early answer.
+    let is_last = is_early && field(&head, "expect").is_some();
+    let closes = is_last || framed == Framed::UntilClose || (mood >> 8).is_multiple_of(8);
     if !is_early {
+        if field(&head, "expect").is_some() {
+            stream.send([Piece::Static(b"HTTP/1.1 100 Continue\r\n\r\n")]).await.ok()?;
+        }
         told.executed(&id, &reader.body(&head).await?);
         if (mood >> 24).is_multiple_of(4) {
             reactor.sleep(Duration::from_micros(reactor.random() % 5_000)).await;
@@ -108,7 +130,7 @@ async fn serve_request(
     let wire = if id.starts_with("HEAD") { Vec::new() } else { wire };
     let answer = format!("HTTP/1.1 200 OK\r\nx-id: {id}\r\n{fields}\r\n");
     stream.start_send([Piece::Vec(answer.into_bytes()), Piece::Vec(wire)]);
-    if is_early {
+    if is_early && !is_last {
         // To close with unread bytes would be a reset, and take the response with it.
         told.executed(&id, &reader.body(&head).await?);
     }
