@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use reactor::{Buf, Either, Instant, Piece, Reactor, RecvError, RelayEnd, SendError, Stream, race};
@@ -70,7 +70,7 @@ pub struct Body<'a> {
 impl Body<'_> {
     /// Sends `head`, then the body to its end. Nothing may be in flight on `to`; at the end the last
     /// piece may still be.
-    pub async fn send_after(mut self, head: Vec<u8>) -> Result<(), BodyError> {
+    pub async fn send_after(&mut self, head: Vec<u8>) -> Result<(), BodyError> {
         let mut batch = Batch::new(head);
         // What this source sends next will be like this.
         self.from.expect_bulk(self.spliceable() >= SPLICE_MIN);
@@ -177,7 +177,7 @@ impl Body<'_> {
         self.settle().await?;
         self.count(batch);
         let moved = Cell::new(0);
-        let relay = self.from.relay(batch.pieces.drain(..), self.to, left, &moved);
+        let relay = pin!(self.from.relay(batch.pieces.drain(..), self.to, left, &moved));
         let end = watched(self.reactor, relay, &moved, self.patience, self.to).await;
         self.reader.skip(moved.get());
         self.moved.set(self.moved.get() + moved.get());
@@ -240,14 +240,13 @@ impl Batch {
 /// may take.
 async fn watched(
     reactor: &Reactor,
-    relay: impl Future<Output = RelayEnd>,
+    mut relay: Pin<&mut impl Future<Output = RelayEnd>>,
     moved: &Cell<u64>,
     patience: Patience,
     sink: &Stream,
 ) -> Result<RelayEnd, BodyError> {
     let shortest = patience.source.into_iter().chain(patience.sink).min();
     let Some(shortest) = shortest else { return Ok(relay.await) };
-    let mut relay = pin!(relay);
     let mut last = (moved.get(), reactor.now());
     loop {
         let look = reactor.now() + shortest;
@@ -291,7 +290,7 @@ pub async fn tunnel(
     idle: Option<Duration>,
     bytes: &Traffic,
 ) -> TunnelEnd {
-    let work = async {
+    let mut work = pin!(async {
         let inward = one_way(down, up, [TunnelEnd::DownFailed, TunnelEnd::UpFailed], &bytes.inward);
         let outward =
             one_way(up, down, [TunnelEnd::UpFailed, TunnelEnd::DownFailed], &bytes.outward);
@@ -305,9 +304,8 @@ pub async fn tunnel(
         down.reset_on_close();
         up.reset_on_close();
         failed
-    };
+    });
     let Some(idle) = idle else { return work.await };
-    let mut work = pin!(work);
     loop {
         let before = bytes.total();
         let look = reactor.now() + idle;

@@ -53,7 +53,7 @@ pub use mailbox::{Receiver, Sender, mailbox};
 pub use process::{Signal, Signals, raise_descriptor_limit, refuse_huge_pages};
 pub use remote::{WORKERS_MAX, WorkerId};
 pub use runtime::{
-    Backend, Census, Either, Options, Reactor, Sleep, both, probe_io_uring, race, run,
+    Backend, Census, Either, Options, Reactor, Sleep, Timeout, both, probe_io_uring, race, run,
 };
 pub use socket::{Piece, RecvError, SendError};
 pub use stream::{RelayEnd, Shortage, Stream};

@@ -170,16 +170,8 @@ impl Reactor {
     }
 
     /// What `future` gives, or `None` if `deadline` passes first.
-    pub async fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        let mut sleep = pin!(self.sleep_until(deadline));
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(output));
-            }
-            sleep.as_mut().poll(cx).map(|()| None)
-        })
-        .await
+    pub fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Timeout<F> {
+        Timeout { future, sleep: self.sleep_until(deadline) }
     }
 
     /// Lets the other tasks run first.
@@ -374,6 +366,30 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         self.disarm();
+    }
+}
+
+/// See [`Reactor::timeout_at`]. A struct and not an `async fn`: that would hold its argument twice, as
+/// given and as pinned, and what waits within what waits would double with each layer.
+pub struct Timeout<F> {
+    /// Pinned with the struct.
+    future: F,
+    sleep: Sleep,
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        // SAFETY: nothing is moved out of `this`; `future` is reached pinned only, here, and dropped
+        // in place, since neither `Drop` nor `Unpin` is implemented by hand.
+        let this = unsafe { self.get_unchecked_mut() };
+        // SAFETY: as above.
+        let future = unsafe { Pin::new_unchecked(&mut this.future) };
+        if let Poll::Ready(output) = future.poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        Pin::new(&mut this.sleep).poll(cx).map(|()| None)
     }
 }
 

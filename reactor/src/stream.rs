@@ -1,6 +1,6 @@
 //! Connected byte streams: receive, send, relay, close.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::task::{Context, Poll};
 
@@ -124,8 +124,8 @@ impl Stream {
 
     /// The next bytes that arrive; `None` at the end of the stream. Data arrives whether or not
     /// somebody waits, up to a bound; dropping the future loses nothing.
-    pub async fn recv(&self) -> Result<Option<Buf>, RecvError> {
-        poll_fn(|cx| self.poll_recv(cx)).await
+    pub fn recv(&self) -> impl Future<Output = Result<Option<Buf>, RecvError>> + '_ {
+        poll_fn(|cx| self.poll_recv(cx))
     }
 
     /// See [`Stream::recv`].
@@ -155,7 +155,7 @@ impl Stream {
     }
 
     /// Ends when something has arrived or the stream has ended; takes nothing.
-    pub async fn readable(&self) {
+    pub fn readable(&self) -> impl Future<Output = ()> + '_ {
         poll_fn(|cx| {
             let mut core = self.reactor.core();
             let core = &mut *core;
@@ -169,7 +169,6 @@ impl Stream {
             }
             Poll::Pending
         })
-        .await;
     }
 
     /// Gives bytes back that were received and not used; the next [`Stream::recv`] has them first.
@@ -188,7 +187,7 @@ impl Stream {
 
     /// Ends when the stream has: `Ok` if the peer closed it, whether or not what arrived before is
     /// taken.
-    pub async fn ended(&self) -> Result<(), RecvError> {
+    pub fn ended(&self) -> impl Future<Output = Result<(), RecvError>> + '_ {
         poll_fn(|cx| {
             let mut core = self.reactor.core();
             let core = &mut *core;
@@ -202,7 +201,6 @@ impl Stream {
             }
             Poll::Pending
         })
-        .await
     }
 
     /// How many bytes of the send that was started last the kernel has taken; `None` while it is on
@@ -285,8 +283,8 @@ impl Stream {
 
     /// The outcome of the send that was started last: the number of bytes, all of them; or the
     /// error, with the number that the kernel had taken. Reported once.
-    pub async fn sent(&self) -> Result<usize, SendError> {
-        poll_fn(|cx| self.poll_sent(cx)).await
+    pub fn sent(&self) -> impl Future<Output = Result<usize, SendError>> + '_ {
+        poll_fn(|cx| self.poll_sent(cx))
     }
 
     /// See [`Stream::sent`].
