@@ -5,14 +5,14 @@
 //! ([`balancer`]), which idle connection ([`crate::pool`]), whether a request may be sent again
 //! ([`crate::replay`]), what a failure is called ([`crate::error`]).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use reactor::{Buf, Instant, Piece, RecvError, Stream};
+use reactor::{Buf, Charge, Instant, Piece, RecvError, Sleep, Stream};
 
 use crate::downstream::connection::{Connection, Job, Next};
 use crate::error::{Cause, Malformed, Shortage};
@@ -23,14 +23,13 @@ use crate::http1::encode::{
 };
 use crate::http1::framing::Framing;
 use crate::http1::head::{
-    Asked, HeadLimits, INTERIM_RESPONSES_MAX, Parsed, RequestHead, ResponseHead, parse_request,
-    parse_response,
+    Asked, INTERIM_RESPONSES_MAX, Parsed, RequestHead, ResponseHead, parse_request, parse_response,
 };
 use crate::plan::{HttpListener, ListenerKind, Route};
 use crate::record::Record;
 use crate::relay::{self, Body, BodyError, INLINE_MAX, Patience, Traffic, TunnelEnd};
 use crate::replay::{Try, may_replay};
-use crate::spare::Desk;
+use crate::spare::{Desk, Lease};
 use crate::upstream::{self, Attempt, Upstream};
 use crate::worker::Worker;
 
@@ -38,30 +37,23 @@ use crate::worker::Worker;
 /// answer; one that has left looks the same. So the answer has this long to begin.
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// The upstream's head may be as large as ours.
-const RESPONSE_HEAD: HeadLimits =
-    HeadLimits { header_size: 64 << 10, header_count: 256, target_size: 0 };
-
-/// What an exchange needs while it lasts; used again by the next one.
-#[derive(Default)]
-pub struct Memory {
-    request: Request,
-    response: Response,
-}
-
-/// A request as it is being sent on.
+/// A request, from its arrival to its record. Its memory is used again by the next exchange.
 #[derive(Default)]
 pub struct Request {
     pub head: RequestHead,
     /// The bytes that the head was parsed from.
     pub bytes: Vec<u8>,
-    /// What goes upstream first: the new head, and the body where it was here already and is small.
-    /// Kept, so that it can be sent again.
-    wire: Vec<u8>,
+    /// What of the body was here with the head, where it is small: goes upstream behind the head,
+    /// and is kept, so that it can be sent again.
+    body: Vec<u8>,
+    /// Larger heads count in `limits.memory`.
+    charge: Option<Charge>,
 }
 
+/// A response's head while it is read and rewritten: leased when it comes and given back before
+/// anybody is waited for again, so that all exchanges of a turn use the same warm memory.
 #[derive(Default)]
-struct Response {
+pub struct Response {
     head: ResponseHead,
     /// The bytes that the head was parsed from.
     bytes: Vec<u8>,
@@ -69,15 +61,26 @@ struct Response {
 
 /// Larger vectors are not kept for the next exchange.
 const KEPT_BYTES: usize = 16 * 1024;
+/// From this size on, a head that is held while an upstream is waited for is charged.
+const CHARGED_BYTES: usize = 2 * 1024;
 
-impl Memory {
+impl Request {
+    /// The id that a client gave whom we trust.
+    pub fn believed_id(&self, trust: bool) -> Option<&[u8]> {
+        if trust { self.head.request_id(&self.bytes) } else { None }
+    }
+
     /// Lets go of what only an unusual exchange needed.
     fn trim(&mut self) {
-        for bytes in [&mut self.request.bytes, &mut self.request.wire, &mut self.response.bytes] {
-            if bytes.capacity() > KEPT_BYTES {
-                *bytes = Vec::new();
-            }
-        }
+        self.charge = None;
+        trim(&mut self.bytes);
+        trim(&mut self.body);
+    }
+}
+
+fn trim(bytes: &mut Vec<u8>) {
+    if bytes.capacity() > KEPT_BYTES {
+        *bytes = Vec::new();
     }
 }
 
@@ -90,6 +93,15 @@ enum Failure {
     Unanswered(Cause),
     /// Anything else that the client is told, if it can still be told.
     Because(Cause),
+}
+
+/// What an exchange leaves behind that has had its response.
+struct Answered {
+    next: Next,
+    /// The upstream takes a further request on this connection.
+    upstream_stays: bool,
+    /// How long it said that it keeps the connection.
+    announced: Option<Duration>,
 }
 
 /// How the client's side of the connection ended.
@@ -120,78 +132,84 @@ struct Exchange<'a> {
     down: &'a Connection,
     http: &'a HttpListener,
     record: Record,
+    /// The slot's: for waits for an upstream, exchange after exchange.
+    patience: &'a RefCell<Option<Sleep>>,
 }
 
 /// Runs exchanges, one after another, in one slot.
 pub async fn exchanges(desk: Rc<Desk<Job, Next>>) {
+    let patience = RefCell::new(None);
     loop {
         let (worker, down) = desk.next().await;
-        desk.done(exchange(worker, down).await);
+        desk.done(exchange(worker, down, &patience).await);
     }
 }
 
 /// Runs one exchange on a connection on which a request has begun to arrive.
-async fn exchange(worker: Rc<Worker>, down: Rc<Connection>) -> Next {
+async fn exchange(
+    worker: Rc<Worker>,
+    down: Rc<Connection>,
+    patience: &RefCell<Option<Sleep>>,
+) -> Next {
     let ListenerKind::Http(http) = &worker.plan.listeners[down.listener].kind else {
         unreachable!("exchanges are of http listeners");
     };
-    let mut memory = worker.memory.lease();
+    let mut request = worker.requests.lease();
     let record = Record::begin(worker.reactor.now());
-    let exchange = Exchange { worker: &worker, down: &down, http, record };
-    let next = match exchange.run(&mut memory).await {
+    let exchange = Exchange { worker: &worker, down: &down, http, record, patience };
+    let next = match exchange.run(&mut request).await {
         Ok(next) => next,
         Err(Failure::Nothing) => return Next::Close,
         Err(Failure::Unanswered(cause) | Failure::Because(cause)) => {
-            exchange.fail(&memory.request, cause).await
+            exchange.fail(&request, cause).await
         }
     };
-    exchange.record.end(&worker, &down, &memory.request);
-    memory.trim();
+    exchange.record.end(&worker, &down, &request);
+    request.trim();
     next
 }
 
 impl Exchange<'_> {
     /// The way of a request.
-    async fn run(&self, memory: &mut Memory) -> Result<Next, Failure> {
-        let Memory { request, response } = memory;
+    async fn run(&self, request: &mut Request) -> Result<Next, Failure> {
         self.receive_request(request).await?;
         let route = self.route(request)?;
-        if request.head.method == Method::Connect {
-            return self.connect(route).await;
-        }
         let Some(total) = route.timeouts.total else {
-            return self.forward(request, response, route).await;
+            return self.carry_out(request, route).await;
         };
         let deadline = self.record.began() + total;
-        let forward = self.forward(request, response, route);
-        let forwarded = self.worker.reactor.timeout_at(deadline, forward).await;
-        forwarded.unwrap_or(Err(Failure::Because(Cause::TotalTimeout)))
+        let carried_out = self.carry_out(request, route);
+        let carried_out = self.worker.reactor.timeout_at(deadline, carried_out).await;
+        carried_out.unwrap_or(Err(Failure::Because(Cause::TotalTimeout)))
+    }
+
+    async fn carry_out(&self, request: &mut Request, route: &Route) -> Result<Next, Failure> {
+        match request.head.method {
+            Method::Connect => self.connect(route).await,
+            _ => self.forward(request, route).await,
+        }
     }
 
     /// Sends the request to an upstream, and its response to the client.
-    async fn forward(
-        &self,
-        request: &mut Request,
-        response: &mut Response,
-        route: &Route,
-    ) -> Result<Next, Failure> {
+    async fn forward(&self, request: &mut Request, route: &Route) -> Result<Next, Failure> {
         let mut body = BodyReader::new(request.head.framing, Emit::Wire);
-        self.encode(request, &mut body, route)?;
-        let kept = body.position();
+        let inlined = self.begin_body(request, &mut body)?;
+        let kept = (body.position(), self.record.bytes_in.get());
 
         let mut sent = self.send(request, route, On::Any).await?;
-        let mut result = self.converse(request, &mut body, response, route, &sent).await;
+        let mut result = self.converse(request, &mut body, inlined, route, &sent).await;
         // What of the body went on after the first bytes is gone.
         if let Err(Failure::Unanswered(_)) = result
-            && body.position() == kept
-            && may_replay(&sent.facts(request, &body))
+            && (body.position(), self.record.bytes_in.get()) == kept
+            && may_replay(&sent.facts(request))
         {
             drop(sent);
             sent = self.send(request, route, On::New).await?;
-            result = self.converse(request, &mut body, response, route, &sent).await;
+            result = self.converse(request, &mut body, inlined, route, &sent).await;
         }
-        let next = result?;
-        self.keep(sent, &response.head);
+        let answered = result?;
+        let next = answered.next;
+        self.keep(sent, &answered);
         Ok(next)
     }
 
@@ -209,11 +227,12 @@ impl Exchange<'_> {
             }
             let received = self.worker.reactor.timeout_at(deadline, self.down.stream.recv()).await;
             let mut buf = match received {
-                None => return Err(Failure::Because(Cause::HeaderTimeout)),
                 Some(Ok(Some(buf))) => buf,
-                Some(Ok(None) | Err(_)) if request.bytes.is_empty() => {
+                // RFC 9112 §2.2: an empty line after a body begins no request.
+                _ if request.bytes.is_empty() || request.bytes == b"\r\n" => {
                     return Err(Failure::Nothing);
                 }
+                None => return Err(Failure::Because(Cause::HeaderTimeout)),
                 Some(Ok(None) | Err(_)) => return Err(Failure::Because(Cause::ClientGone)),
             };
             let before = request.bytes.len();
@@ -227,11 +246,14 @@ impl Exchange<'_> {
                     request.bytes.truncate(len);
                     buf.advance(len - before);
                     self.down.stream.unrecv(buf);
-                    self.record.head_read(len);
+                    self.record.head_read(self.worker.reactor.now(), len);
                     let bodiless =
                         matches!(request.head.framing, Framing::None | Framing::Length(0));
                     self.record.is_whole.set(bodiless);
-                    drop(charge);
+                    request.charge = (len > CHARGED_BYTES).then(|| {
+                        // Also what is made of it, as long as that is not sent.
+                        self.worker.reactor.charge(2 * request.bytes.capacity())
+                    });
                     return match self.worker.reactor.is_out_of_memory() {
                         true => Err(Failure::Because(self.worker.overloaded(Shortage::Memory))),
                         false => Ok(()),
@@ -255,22 +277,36 @@ impl Exchange<'_> {
         }
     }
 
-    /// Writes what goes upstream first: the new head, and what of the body has arrived with it.
-    fn encode(
-        &self,
-        request: &mut Request,
-        body: &mut BodyReader,
-        route: &Route,
-    ) -> Result<(), Failure> {
-        if let (Framing::Length(length), Some(max)) = (request.head.framing, self.http.body_size)
-            && length > max
+    /// Takes what of the body has arrived with the head, if it is small. Returns how many bytes of
+    /// content that was.
+    fn begin_body(&self, request: &mut Request, body: &mut BodyReader) -> Result<u64, Failure> {
+        let allowed = self.http.body_size.unwrap_or(u64::MAX);
+        if let Framing::Length(length) = request.head.framing
+            && length > allowed
         {
             return Err(Failure::Because(Cause::BodyTooLarge));
         }
-        let random = || self.worker.reactor.random();
-        let request_id = self.record.request_id.set([random(), random()]);
+        request.body.clear();
+        let arrived = inline(&mut request.body, body, || self.down.stream.take_arrived());
+        let Inlined { rest, taken, content } =
+            arrived.map_err(|malformed| Failure::Because(Cause::BadRequest(malformed)))?;
+        self.record.body_read(taken);
+        give_back(&self.down.stream, rest);
+        self.record.is_whole.set(body.is_done());
+        // Of chunks, which say no length, this is the first that is known.
+        match content > allowed {
+            true => Err(Failure::Because(Cause::BodyTooLarge)),
+            false => Ok(content),
+        }
+    }
+
+    /// Writes the head that goes upstream.
+    fn encode(&self, wire: &mut Vec<u8>, request: &Request, route: &Route) {
         let forwarded = &self.http.forwarded;
         let peer = self.down.peer.as_ref();
+        let trust = peer.is_some_and(|peer| peer.is_trusted);
+        let request_id = (forwarded.x_request_id && request.believed_id(trust).is_none())
+            .then(|| self.record.request_id.get(|| self.worker.reactor.random()));
         // RFC 9112 §3.2: HTTP/1.1 has a Host; what HTTP/1.0 left out, the endpoint is called.
         let nameless = request.head.host(&request.bytes).is_empty();
         let endpoints = &self.worker.plan.services[route.service].endpoints;
@@ -278,36 +314,22 @@ impl Exchange<'_> {
         let forward = Forward {
             client_ip: peer.filter(|_| forwarded.x_forwarded_for).map(|p| p.text.as_bytes()),
             proto: forwarded.x_forwarded_proto.then_some(Proto::Http),
-            request_id: forwarded.x_request_id.then_some(&request_id[..]),
+            request_id: request_id.as_ref().map(|id| &id[..]),
             via: forwarded.via,
-            trust: peer.is_some_and(|peer| peer.is_trusted),
+            trust,
             host: host.map(|endpoint| endpoint.text.as_bytes()),
             target: None,
             close: false,
         };
-        request.wire.clear();
-        encode_request(&mut request.wire, &request.head, &request.bytes, &forward);
-        let arrived = inline(&mut request.wire, body, || self.down.stream.take_arrived());
-        let (rest, taken) =
-            arrived.map_err(|malformed| Failure::Because(Cause::BadRequest(malformed)))?;
-        self.record.body_read(taken);
-        give_back(&self.down.stream, rest);
-        self.record.is_whole.set(body.is_done());
-        match self.http.body_size {
-            // Of chunks, which say no length, this is the first that is known.
-            Some(max) if taken as u64 > max && request.head.framing == Framing::Chunked => {
-                Err(Failure::Because(Cause::BodyTooLarge))
-            }
-            _ => Ok(()),
-        }
+        encode_request(wire, &request.head, &request.bytes, &forward);
     }
 
     /// Gets a connection and begins to send the request on it.
     async fn send(&self, request: &Request, route: &Route, on: On) -> Result<Sent, Failure> {
         let attempt = Attempt::begin(self.worker, route.service).map_err(Failure::Because)?;
         self.record.attempt(attempt.endpoint);
-        // What must not be sent twice does not go onto a connection that has just ended.
-        let certain = !request.head.method.is_idempotent();
+        // What cannot be sent twice does not go onto a connection that has just ended.
+        let certain = !request.head.method.is_idempotent() || !self.record.is_whole.get();
         let pooled = match on {
             On::Any => self.worker.upstreams.reuse(self.worker, &attempt, certain),
             On::New => None,
@@ -319,36 +341,41 @@ impl Exchange<'_> {
         };
         upstream.requests += 1;
         let mut wire = self.worker.reactor.take_vec();
-        wire.extend_from_slice(&request.wire);
+        self.encode(&mut wire, request, route);
+        wire.extend_from_slice(&request.body);
         upstream.stream.start_send([Piece::Vec(wire)]);
         self.record.sent(self.worker.reactor.clock());
         Ok(Sent { attempt, upstream, is_reused })
     }
 
     async fn dial(&self, attempt: &Attempt) -> Result<Upstream, Failure> {
+        let began = self.worker.reactor.clock();
         let connecting = pin!(upstream::dial(self.worker, attempt));
-        match self.unless_client_leaves(connecting).await {
+        let connected = self.unless_client_leaves(connecting, || true).await;
+        self.record.dialed(self.worker.reactor.clock() - began);
+        match connected {
             Some(connected) => connected.map_err(Failure::Because),
             None => Err(Failure::Because(Cause::ClientGone)),
         }
     }
 
     /// Sends the rest of the request, and beside that receives the response and sends it on.
+    /// `inlined`: how much of the body's content went with the head.
     async fn converse(
         &self,
         request: &Request,
         body: &mut BodyReader,
-        response: &mut Response,
+        inlined: u64,
         route: &Route,
         sent: &Sent,
-    ) -> Result<Next, Failure> {
+    ) -> Result<Answered, Failure> {
         let uploaded = Cell::new(None);
         if body.is_done() {
             uploaded.set(Some(self.worker.reactor.now()));
-            return self.respond(request, response, route, sent, &uploaded).await;
+            return self.respond(request, route, sent, &uploaded).await;
         }
-        let upload = pin!(self.upload(body, route, sent, &uploaded));
-        let respond = pin!(self.respond(request, response, route, sent, &uploaded));
+        let upload = pin!(self.upload(body, inlined, route, sent, &uploaded));
+        let respond = pin!(self.respond(request, route, sent, &uploaded));
         beside(upload, respond).await
     }
 
@@ -357,6 +384,7 @@ impl Exchange<'_> {
     async fn upload(
         &self,
         body: &mut BodyReader,
+        inlined: u64,
         route: &Route,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
@@ -368,13 +396,14 @@ impl Exchange<'_> {
             to: &sent.upstream.stream,
             reader: body,
             patience: Patience { source: timeouts.body_idle, sink: route.timeouts.stream_idle },
-            size_max: self.http.body_size.unwrap_or(u64::MAX),
+            size_max: self.http.body_size.map_or(u64::MAX, |max| max - inlined),
             moved: &self.record.bytes_in,
         };
         let cause = match body.send_after(Vec::new()).await {
             Ok(()) => {
                 uploaded.set(Some(self.worker.reactor.now()));
                 self.record.is_whole.set(true);
+                self.record.uploaded(self.worker.reactor.now());
                 return Ok(());
             }
             Err(BodyError::SinkFailed(_)) => return Ok(()),
@@ -391,18 +420,17 @@ impl Exchange<'_> {
     async fn respond(
         &self,
         request: &Request,
-        response: &mut Response,
         route: &Route,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
-    ) -> Result<Next, Failure> {
+    ) -> Result<Answered, Failure> {
         let client = request.head.version;
         let mut interim = 0;
-        let mut out = loop {
-            self.receive_response(request, response, route, sent, uploaded).await?;
+        let (mut out, mut response) = loop {
+            let response = self.receive_response(request, route, sent, uploaded).await?;
             let mut out = self.worker.reactor.take_vec();
             if !response.head.is_interim() {
-                break out;
+                break (out, response);
             }
             interim += 1;
             if interim > INTERIM_RESPONSES_MAX {
@@ -419,11 +447,13 @@ impl Exchange<'_> {
             }
         };
         self.record.first_byte(self.worker.reactor.now());
-        self.record.status.set(response.head.status);
+        let status = response.head.status;
         if response.head.tunnel {
             let respond = Respond { client, keep_alive: true, ..self.respond_with() };
             encode_response(&mut out, &response.head, &response.bytes, &respond);
-            return self.tunnel(&sent.upstream, out, route).await;
+            drop(response);
+            let next = self.tunnel(&sent.upstream, status, out, route).await?;
+            return Ok(Answered { next, upstream_stays: false, announced: None });
         }
 
         // RFC 9112 §7.1: an HTTP/1.0 client does not know chunks.
@@ -440,24 +470,30 @@ impl Exchange<'_> {
         let respond = Respond { client, keep_alive, framing, ..self.respond_with() };
         encode_response(&mut out, &response.head, &response.bytes, &respond);
         let mut body = BodyReader::new(response.head.framing, emit);
+        let announced = response.head.keep_alive_timeout;
+        let answered = Answered {
+            next: if keep_alive { Next::Request } else { Next::Linger },
+            upstream_stays: response.head.keep_alive(),
+            announced: announced.map(|seconds| Duration::from_secs(u64::from(seconds))),
+        };
+        trim(&mut response.bytes);
+        drop(response);
+
         let from = &sent.upstream.stream;
         let arrived = inline(&mut out, &mut body, || from.take_arrived());
-        let (rest, _) = arrived.map_err(|malformed| {
-            self.record.status.set(0); // nothing of it was sent
-            Failure::Because(Cause::UpstreamBadResponse(malformed))
+        let arrived = arrived.map_err(|malformed| {
+            Failure::Because(Cause::UpstreamBadResponse(malformed)) // nothing of it was sent
         })?;
-        give_back(from, rest);
+        give_back(from, arrived.rest);
         self.settle().await?;
+        self.record.status.set(status);
         if body.is_done() {
             self.record.sent_out(out.len());
             self.down.stream.start_send([Piece::Vec(out)]);
         } else {
             self.download(out, &mut body, route, sent).await?;
         }
-        match keep_alive {
-            true => Ok(Next::Request),
-            false => Ok(Next::Linger),
-        }
+        Ok(answered)
     }
 
     fn respond_with(&self) -> Respond {
@@ -468,16 +504,15 @@ impl Exchange<'_> {
     async fn receive_response(
         &self,
         request: &Request,
-        response: &mut Response,
         route: &Route,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Lease<Response>, Failure> {
         let asked = Asked { method: request.head.method, upgrade: request.head.upgrade };
-        response.bytes.clear();
-        response.head.clear();
+        let limits = &self.http.head_limits;
+        let mut begun: Option<(Lease<Response>, Charge)> = None;
         loop {
-            let received = self.receive_within(route, sent, uploaded).await?;
+            let received = self.receive_within(request, route, sent, uploaded).await?;
             let mut buf = match received {
                 Ok(Some(buf)) => buf,
                 ended => {
@@ -485,24 +520,37 @@ impl Exchange<'_> {
                         Err(RecvError::Reset) => Cause::UpstreamReset,
                         _ => Cause::UpstreamClosed,
                     };
-                    let silent = response.bytes.is_empty() && !self.record.has_interim.get();
+                    let silent = begun.is_none() && !self.record.has_interim.get();
                     return Err(match silent {
                         true => Failure::Unanswered(cause),
                         false => Failure::Because(cause),
                     });
                 }
             };
-            let before = response.bytes.len();
-            response.bytes.extend_from_slice(&buf);
-            let parsed = parse_response(&response.bytes, &RESPONSE_HEAD, asked, &mut response.head);
+            let mut response = match begun.take() {
+                Some((response, _)) => response,
+                None => {
+                    let mut response = self.worker.responses.lease();
+                    response.bytes.clear();
+                    response.head.clear();
+                    response
+                }
+            };
+            let Response { head, bytes } = &mut *response;
+            let before = bytes.len();
+            bytes.extend_from_slice(&buf);
+            let parsed = parse_response(bytes, limits, asked, head);
             match parsed.map_err(|reject| Failure::Because(reject.cause))? {
-                Parsed::Partial => {}
+                Parsed::Partial => {
+                    let charge = self.worker.reactor.charge(response.bytes.capacity());
+                    begun = Some((response, charge));
+                }
                 Parsed::Complete { len } => {
-                    response.bytes.truncate(len);
+                    bytes.truncate(len);
                     buf.advance(len - before);
                     sent.upstream.stream.unrecv(buf);
                     self.record.has_interim.set(true);
-                    return Ok(());
+                    return Ok(response);
                 }
             }
         }
@@ -512,37 +560,63 @@ impl Exchange<'_> {
     /// last byte on.
     async fn receive_within(
         &self,
+        request: &Request,
         route: &Route,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
     ) -> Result<Result<Option<Buf>, RecvError>, Failure> {
-        let Some(patience) = route.timeouts.response else {
-            return self.receive_from(sent, uploaded).await;
+        let (patience, cause) = match (route.timeouts.response, route.timeouts.stream_idle) {
+            (Some(response), _) => (response, Cause::ResponseTimeout),
+            (None, Some(idle)) => (idle, Cause::StreamIdleTimeout),
+            (None, None) => return self.receive_from(sent, uploaded).await,
         };
+        let sent_at = self.worker.reactor.now();
+        let sent_bytes = self.record.bytes_in.get();
         loop {
+            // A client that waits for a 100 sends no last byte before the upstream has said it.
+            let waits = request.head.expects_continue && self.record.bytes_in.get() == sent_bytes;
             let now = self.worker.reactor.now();
-            let deadline = uploaded.get().unwrap_or(now) + patience;
+            let from = uploaded.get().unwrap_or(if waits { sent_at } else { now });
+            let deadline = from + patience;
             if deadline <= now {
-                return Err(Failure::Because(Cause::ResponseTimeout));
+                return Err(Failure::Because(cause));
             }
-            let receive = self.receive_from(sent, uploaded);
-            if let Some(received) = self.worker.reactor.timeout_at(deadline, receive).await {
+            let mut receive = pin!(self.receive_from(sent, uploaded));
+            self.set_patience(deadline);
+            let received = poll_fn(|cx| match receive.as_mut().poll(cx) {
+                Poll::Ready(received) => Poll::Ready(Some(received)),
+                Poll::Pending => self.poll_patience(cx).map(|()| None),
+            });
+            if let Some(received) = received.await {
                 return received;
             }
         }
     }
 
+    fn set_patience(&self, deadline: Instant) {
+        match &mut *self.patience.borrow_mut() {
+            Some(patience) => patience.reset(deadline),
+            none => *none = Some(self.worker.reactor.sleep_until(deadline)),
+        }
+    }
+
+    fn poll_patience(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.patience.borrow_mut() {
+            Some(patience) => Pin::new(patience).poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Receives from the upstream unless the client leaves. While the request's body still comes, its
+    /// upload notices that.
     async fn receive_from(
         &self,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
     ) -> Result<Result<Option<Buf>, RecvError>, Failure> {
         let receive = pin!(sent.upstream.stream.recv());
-        if uploaded.get().is_none() {
-            // The upload notices when the client leaves.
-            return Ok(receive.await);
-        }
-        self.unless_client_leaves(receive).await.ok_or(Failure::Because(Cause::ClientGone))
+        let received = self.unless_client_leaves(receive, || uploaded.get().is_some()).await;
+        received.ok_or(Failure::Because(Cause::ClientGone))
     }
 
     /// Sends `head` and the response's body, as it comes.
@@ -554,6 +628,8 @@ impl Exchange<'_> {
         sent: &Sent,
     ) -> Result<(), Failure> {
         let timeouts = &self.worker.plan.listeners[self.down.listener].timeouts;
+        let before = self.record.bytes_out.get();
+        self.record.streams();
         let mut body = Body {
             reactor: &self.worker.reactor,
             from: &sent.upstream.stream,
@@ -565,9 +641,13 @@ impl Exchange<'_> {
         };
         let sending = pin!(body.send_after(head));
         let sent = self.unless_client_left(sending).await;
+        // What is wrong at once can still be said in words.
+        let unsent = self.record.bytes_out.get() == before;
         let cause = match sent {
             None => Cause::ClientGone,
             Some(Ok(())) => return Ok(()),
+            Some(Err(BodyError::SourceEnded)) if unsent => Cause::UpstreamClosed,
+            Some(Err(BodyError::SourceFailed(_))) if unsent => Cause::UpstreamReset,
             Some(Err(BodyError::SourceEnded | BodyError::SourceFailed(_))) => {
                 Cause::UpstreamTruncated
             }
@@ -576,6 +656,9 @@ impl Exchange<'_> {
             Some(Err(BodyError::SinkFailed(_) | BodyError::TooLarge)) => Cause::ClientGone,
             Some(Err(BodyError::SinkIdle)) => Cause::WriteTimeout,
         };
+        if unsent {
+            self.record.status.set(0);
+        }
         Err(Failure::Because(cause))
     }
 
@@ -584,19 +667,21 @@ impl Exchange<'_> {
         let attempt = Attempt::begin(self.worker, route.service).map_err(Failure::Because)?;
         self.record.attempt(attempt.endpoint);
         let upstream = self.dial(&attempt).await?;
-        self.record.status.set(200);
         let established = b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec();
-        self.tunnel(&upstream, established, route).await
+        self.tunnel(&upstream, 200, established, route).await
     }
 
-    /// Sends `head`; from then on bytes are only bytes.
+    /// Sends `head`, which says `status`; from then on bytes are only bytes.
     async fn tunnel(
         &self,
         upstream: &Upstream,
+        status: u16,
         head: Vec<u8>,
         route: &Route,
     ) -> Result<Next, Failure> {
         self.settle().await?;
+        self.record.status.set(status);
+        self.record.streams();
         let down = &self.down.stream;
         self.record.sent_out(head.len());
         if down.send([Piece::Vec(head)]).await.is_err() {
@@ -630,13 +715,14 @@ impl Exchange<'_> {
         }
     }
 
-    /// What `future` gives, or `None` if the client leaves first. One that has only closed its
-    /// sending direction is given some time for the answer to begin.
+    /// What `future` gives, or `None` if the client leaves first, as far as that is `watched`. One that
+    /// has only closed its sending direction is given some time for the answer to begin.
     async fn unless_client_leaves<T>(
         &self,
         mut future: Pin<&mut impl Future<Output = T>>,
+        watched: impl Fn() -> bool,
     ) -> Option<T> {
-        match self.until_client_ends(future.as_mut()).await {
+        match self.until_client_ends(future.as_mut(), watched).await {
             Ok(output) => Some(output),
             Err(Ended::Reset) => None,
             Err(Ended::Closed) => {
@@ -647,12 +733,12 @@ impl Exchange<'_> {
     }
 
     /// The same for a response that is on its way: one that has closed its sending direction stays
-    /// as long as bytes go to it.
+    /// as long as bytes go to it, or are on their way to it, which would reset one that has left.
     async fn unless_client_left<T>(
         &self,
         mut future: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
-        match self.until_client_ends(future.as_mut()).await {
+        match self.until_client_ends(future.as_mut(), || true).await {
             Ok(output) => return Some(output),
             Err(Ended::Reset) => return None,
             Err(Ended::Closed) => {}
@@ -661,21 +747,26 @@ impl Exchange<'_> {
             let before = self.record.bytes_out.get();
             let deadline = self.worker.reactor.now() + HALF_CLOSE_GRACE;
             let output = self.worker.reactor.timeout_at(deadline, future.as_mut()).await;
-            if output.is_some() || self.record.bytes_out.get() == before {
+            let moves = self.record.bytes_out.get() != before || self.down.stream.waits_to_write();
+            if output.is_some() || !moves {
                 return output;
             }
         }
     }
 
-    /// What `future` gives, or how the client's side ended first.
+    /// What `future` gives, or how the client's side ended first, as far as that is `watched`.
     async fn until_client_ends<F: Future>(
         &self,
         mut future: Pin<&mut F>,
+        watched: impl Fn() -> bool,
     ) -> Result<F::Output, Ended> {
         let mut ended = pin!(self.down.stream.ended());
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
+            }
+            if !watched() {
+                return Poll::Pending;
             }
             ended.as_mut().poll(cx).map(|end| match end {
                 Ok(()) => Err(Ended::Closed),
@@ -686,14 +777,12 @@ impl Exchange<'_> {
     }
 
     /// Gives the upstream connection back to its pool, if nothing speaks against it.
-    fn keep(&self, sent: Sent, response: &ResponseHead) {
+    fn keep(&self, sent: Sent, answered: &Answered) {
         let Sent { attempt, upstream, .. } = sent;
         // After an early response it may still wait for the rest of this request, and would take
         // the next one for it.
-        if response.keep_alive() && self.record.is_whole.get() {
-            let announced = response.keep_alive_timeout;
-            let announced = announced.map(|seconds| Duration::from_secs(u64::from(seconds)));
-            self.worker.upstreams.keep(self.worker, &attempt, upstream, announced);
+        if answered.upstream_stays && self.record.is_whole.get() {
+            self.worker.upstreams.keep(self.worker, &attempt, upstream, answered.announced);
         }
     }
 
@@ -706,18 +795,21 @@ impl Exchange<'_> {
         }
         if begun || cause == Cause::ClientGone || cause == Cause::WriteTimeout {
             if !begun {
-                self.record.status.set(cause.status());
+                self.record.status.set(Cause::ClientGone.status());
             }
             // The client must not take a part for the whole.
             self.down.stream.reset_on_close();
             return Next::Close;
         }
         if self.settle().await.is_err() {
+            self.record.status.set(Cause::ClientGone.status());
             return Next::Close;
         }
         self.record.status.set(cause.status());
-        // What follows a body that was not read to its end could not be told from it.
+        // What follows a body that was not read to its end could not be told from it; and what
+        // follows a CONNECT was meant for a tunnel, and is no request.
         let keep_alive = self.record.is_whole.get()
+            && request.head.method != Method::Connect
             && request.head.keep_alive()
             && !matches!(cause, Cause::BadRequest(_))
             && !self.worker.is_draining();
@@ -743,11 +835,10 @@ impl Exchange<'_> {
 
 impl Sent {
     /// What is known when the connection ended without a response.
-    fn facts(&self, request: &Request, body: &BodyReader) -> Try {
+    fn facts(&self, request: &Request) -> Try {
         Try {
             is_reused: self.is_reused,
             is_idempotent: request.head.method.is_idempotent(),
-            is_whole: body.is_done(),
             kernel_took: self.upstream.stream.taken(),
         }
     }
@@ -771,28 +862,39 @@ async fn beside<T, E>(
     .await
 }
 
-/// Copies what has arrived of a body behind its head, while it is small. Returns what of the last
-/// buffer is not the body's, and how many bytes were.
+/// What [`inline`] took.
+struct Inlined {
+    /// Of the last buffer, what is not the body's.
+    rest: Option<Buf>,
+    /// Bytes, framing included.
+    taken: usize,
+    /// Bytes of content.
+    content: u64,
+}
+
+/// Copies what has arrived of a body behind its head, while it is small.
 fn inline(
     out: &mut Vec<u8>,
     body: &mut BodyReader,
     mut arrived: impl FnMut() -> Option<Buf>,
-) -> Result<(Option<Buf>, usize), Malformed> {
-    let mut taken = 0;
+) -> Result<Inlined, Malformed> {
+    let mut inlined = Inlined { rest: None, taken: 0, content: 0 };
     while !body.is_done() && out.len() < INLINE_MAX {
         let Some(mut buf) = arrived() else { break };
         while !buf.is_empty() {
             let step = body.advance(&buf)?;
             out.extend_from_slice(body.lead());
             out.extend_from_slice(&buf[step.pass]);
-            taken += step.consumed;
+            inlined.taken += step.consumed;
+            inlined.content += step.content as u64;
             buf.advance(step.consumed);
             if step.done {
-                return Ok((Some(buf), taken));
+                inlined.rest = Some(buf);
+                return Ok(inlined);
             }
         }
     }
-    Ok((None, taken))
+    Ok(inlined)
 }
 
 fn give_back(stream: &Stream, rest: Option<Buf>) {
@@ -818,6 +920,6 @@ mod tests {
     #[test]
     fn an_exchange_is_a_page_of_memory_or_little_more() {
         let slot = size_of_returned(exchanges);
-        assert!(slot <= 4608, "{slot} bytes");
+        assert!(slot <= 5120, "{slot} bytes");
     }
 }

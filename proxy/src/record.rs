@@ -1,7 +1,7 @@
 //! What is remembered of an exchange while it runs, and written down once, at its end.
 
 use std::cell::Cell;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reactor::Instant;
 
@@ -30,8 +30,17 @@ pub struct Record {
     pub cause: Cell<Option<Cause>>,
     /// Something of a response has come.
     pub has_interim: Cell<bool>,
+    /// When the head was complete.
+    complete: Cell<Instant>,
+    /// What connecting took.
+    dialed: Cell<Duration>,
+    /// When the request went out: its head, or the last of a body that came after it.
     sent: Cell<Option<Instant>>,
+    /// A body came after the head, so that the time until then is the client's.
+    uploads: Cell<bool>,
     first_byte: Cell<Option<Instant>>,
+    /// The response goes on as it comes.
+    streams: Cell<bool>,
     pub bytes_in: Cell<u64>,
     pub bytes_out: Cell<u64>,
 }
@@ -49,8 +58,12 @@ impl Record {
             status: Cell::new(0),
             cause: Cell::new(None),
             has_interim: Cell::new(false),
+            complete: Cell::new(now),
+            dialed: Cell::new(Duration::ZERO),
             sent: Cell::new(None),
+            uploads: Cell::new(false),
             first_byte: Cell::new(None),
+            streams: Cell::new(false),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
         }
@@ -62,8 +75,9 @@ impl Record {
     }
 
     /// The request's head is read; it had so many bytes.
-    pub fn head_read(&self, bytes: usize) {
+    pub fn head_read(&self, now: Instant, bytes: usize) {
         self.has_head.set(true);
+        self.complete.set(now);
         self.body_read(bytes);
     }
 
@@ -83,9 +97,25 @@ impl Record {
         self.attempts.set(self.attempts.get() + 1);
     }
 
+    /// Connecting took so long, whatever came of it.
+    pub fn dialed(&self, time: Duration) {
+        self.dialed.set(self.dialed.get() + time);
+    }
+
     /// The request goes out.
     pub fn sent(&self, now: Instant) {
         self.sent.set(Some(now));
+    }
+
+    /// The last of a body that came after its head goes out.
+    pub fn uploaded(&self, now: Instant) {
+        self.sent.set(Some(now));
+        self.uploads.set(true);
+    }
+
+    /// The response goes on as it comes, so that its time is the peers'.
+    pub fn streams(&self) {
+        self.streams.set(true);
     }
 
     /// The final response begins.
@@ -118,10 +148,13 @@ impl Record {
         if !worker.samples_access() {
             return;
         }
-        let endpoint = service.and_then(|service| service.endpoints.get(self.endpoint.get()));
-        let request_id = self.request_id.text();
-        let (head, bytes) = (&request.head, &request.bytes);
         let has_head = self.has_head.get();
+        let endpoint = service.and_then(|service| service.endpoints.get(self.endpoint.get()));
+        let trust = down.peer.as_ref().is_some_and(|peer| peer.is_trusted);
+        let made = self.request_id.text();
+        let made = made.as_ref().map_or(&b""[..], |id| &id[..]);
+        let request_id = request.believed_id(trust).filter(|_| has_head).unwrap_or(made);
+        let (head, bytes) = (&request.head, &request.bytes);
         worker.record_access(&Access {
             time: SystemTime::now() - (now - self.began),
             listener: &listener.name,
@@ -137,23 +170,22 @@ impl Record {
             first_byte: self.first_byte.get().map(|first| first - self.began),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
-            request_id: request_id.as_ref().map_or(b"", |id| &id[..]),
+            request_id,
             source_ip: down.peer.as_ref().map_or(b"", |peer| peer.text.as_bytes()),
             attempts: self.attempts.get(),
         });
     }
 
-    /// The times of an exchange that reached an upstream. What is ours: from the request's arrival to
-    /// its departure, and from the response's arrival to the end of the exchange's first answer.
+    /// The times of an exchange that reached an upstream. What is ours: from the request's head to its
+    /// departure, without connecting, and from the response's arrival to its departure, where it
+    /// was here whole.
     fn upstream(&self, sent: Instant, now: Instant) -> counters::Upstream {
         let first_byte = self.first_byte.get();
-        let after = first_byte.filter(|_| self.bytes_out.get() <= SMALL);
+        let out = (sent - self.complete.get()).saturating_sub(self.dialed.get());
+        let back = first_byte.filter(|_| !self.streams.get()).map_or(Duration::ZERO, |at| now - at);
         counters::Upstream {
             first_byte: first_byte.map(|first| first - sent),
-            overhead: (sent - self.began) + after.map_or_else(Default::default, |at| now - at),
+            overhead: if self.uploads.get() { back } else { out + back },
         }
     }
 }
-
-/// Of larger responses the time after the first byte is mostly the peers'.
-const SMALL: u64 = 8 * 1024;

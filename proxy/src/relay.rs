@@ -176,11 +176,10 @@ impl Body<'_> {
     async fn splice(&mut self, batch: &mut Batch, left: u64) -> Result<(), BodyError> {
         self.settle().await?;
         self.count(batch);
-        let moved = Cell::new(0);
-        let relay = pin!(self.from.relay(batch.pieces.drain(..), self.to, left, &moved));
-        let end = watched(self.reactor, relay, &moved, self.patience, self.to).await;
-        self.reader.skip(moved.get());
-        self.moved.set(self.moved.get() + moved.get());
+        let before = self.moved.get();
+        let relay = pin!(self.from.relay(batch.pieces.drain(..), self.to, left, self.moved));
+        let end = watched(self.reactor, relay, self.moved, self.patience, self.to).await;
+        self.reader.skip(self.moved.get() - before);
         match end {
             Ok(RelayEnd::Complete) => Ok(()),
             Ok(RelayEnd::Eof) if self.reader.may_end_here() => Ok(()),

@@ -10,14 +10,16 @@ const SIZE: usize = 36;
 pub struct RequestId(Cell<Option<[u8; SIZE]>>);
 
 impl RequestId {
-    /// Makes an id from 128 random bits.
-    pub fn set(&self, random: [u64; 2]) -> [u8; SIZE] {
-        let id = format(random);
-        self.0.set(Some(id));
-        id
+    /// The id, made from 128 random bits when it is asked for first.
+    pub fn get(&self, mut random: impl FnMut() -> u64) -> [u8; SIZE] {
+        self.0.get().unwrap_or_else(|| {
+            let id = format([random(), random()]);
+            self.0.set(Some(id));
+            id
+        })
     }
 
-    /// The text; empty where none was made.
+    /// The text, if one was made.
     pub fn text(&self) -> Option<[u8; SIZE]> {
         self.0.get()
     }

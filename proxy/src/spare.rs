@@ -10,6 +10,9 @@ use std::task::{Context, Poll};
 /// More than this is not kept: after a burst its memory goes back.
 const KEPT: usize = 1024;
 
+/// So much of a slot's future is read when it goes on, more or less: what waits is at its beginning.
+const EXPECTED: usize = 2048;
+
 /// Values waiting to be used again.
 pub struct Spare<T>(Rc<RefCell<Vec<Box<T>>>>);
 
@@ -121,7 +124,10 @@ impl<J, O, F: Future> Future for Running<J, O, F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O> {
         let slot = self.slot.as_mut().expect("polled again after it was done");
         let _ = slot.future.as_mut().poll(cx);
-        let Some(outcome) = slot.desk.outcome.take() else { return Poll::Pending };
+        let Some(outcome) = slot.desk.outcome.take() else {
+            reactor::expect(&*slot.future, EXPECTED);
+            return Poll::Pending;
+        };
         let slot = self.slot.take().expect("looked at above");
         let mut free = self.home.free.borrow_mut();
         if free.len() < KEPT {

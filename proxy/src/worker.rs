@@ -17,7 +17,7 @@ use slotmap::{SlotMap, new_key_type};
 use crate::downstream;
 use crate::downstream::connection::Connection;
 use crate::error::{Cause, Shortage};
-use crate::exchange::{self, Memory};
+use crate::exchange::{self, Request, Response};
 use crate::plan::{ListenerKind, Plan};
 use crate::say::say;
 use crate::spare::{Slots, Spare};
@@ -90,8 +90,9 @@ pub struct Worker {
     pub plan: Arc<Plan>,
     pub upstreams: Upstreams,
     pub counters: RefCell<Counters>,
-    /// Heads and their bytes, used again.
-    pub memory: Spare<Memory>,
+    /// Memory of heads, used again.
+    pub requests: Spare<Request>,
+    pub responses: Spare<Response>,
     index: usize,
     crew: Arc<Crew>,
     connections: RefCell<SlotMap<ConnectionKey, Rc<Connection>>>,
@@ -130,7 +131,8 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         plan,
         upstreams,
         counters: RefCell::new(Counters::new()),
-        memory: Spare::default(),
+        requests: Spare::default(),
+        responses: Spare::default(),
         index,
         crew,
         connections: RefCell::default(),
@@ -331,7 +333,7 @@ impl Worker {
                 }
                 if now >= grace {
                     drop(stops.take());
-                    self.close(|connection| connection.is_idle());
+                    self.close(|connection| connection.is_idle() && connection.stream.rests());
                 }
                 look = (now + DRAIN_LOOK).min(deadline);
             }

@@ -17,6 +17,7 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use slotmap::{Key as _, KeyData, SlotMap, new_key_type};
 
+use crate::prefetch::prefetch;
 use crate::remote::{self, Remote, WorkerId};
 
 new_key_type! {
@@ -30,6 +31,34 @@ struct Task {
     future: Option<BoxedTask>,
     /// In the run queue: a second wake changes nothing.
     queued: bool,
+    /// What the next poll begins to read, besides the future itself; see [`expect`].
+    next: Expected,
+}
+
+/// A place in memory; only ever a hint.
+#[derive(Clone, Copy)]
+struct Expected {
+    address: *const u8,
+    size: u32,
+}
+
+impl Expected {
+    const NOTHING: Expected = Expected { address: ptr::null(), size: 0 };
+}
+
+/// Tasks whose memory is asked for together.
+const AHEAD: usize = 8;
+/// So much of a task's future is read at the beginning of its poll, more or less.
+const FUTURE_BYTES: usize = 256;
+
+/// Tells the loop that the running task, when it is polled next, will soon read `value`, of which
+/// there may be so much to read as `bytes` says.
+pub fn expect<T>(value: &T, bytes: usize) {
+    let size = bytes.min(size_of::<T>()) as u32;
+    // SAFETY: see `wake_packed`.
+    if let Some(executor) = unsafe { RUNNING.get().as_ref() } {
+        executor.expected.set(Expected { address: ptr::from_ref(value).cast(), size });
+    }
 }
 
 /// What a task may do in one poll before it goes to the back of the queue.
@@ -49,8 +78,9 @@ pub(crate) struct Executor {
     remote: Arc<Remote>,
     tasks: RefCell<SlotMap<TaskKey, Task>>,
     queue: RefCell<VecDeque<TaskKey>>,
-    /// The task whose poll is running, if any.
+    /// Of the task whose poll is running, if any.
     allowance: Cell<Allowance>,
+    expected: Cell<Expected>,
 }
 
 thread_local! {
@@ -66,12 +96,14 @@ impl Executor {
             tasks: RefCell::default(),
             queue: RefCell::default(),
             allowance: Cell::new(Allowance::PER_POLL),
+            expected: Cell::new(Expected::NOTHING),
         })
     }
 
     /// Starts a task; it is polled in the next round.
     pub(crate) fn spawn(&self, future: BoxedTask) {
-        let key = self.tasks.borrow_mut().insert(Task { future: Some(future), queued: true });
+        let task = Task { future: Some(future), queued: true, next: Expected::NOTHING };
+        let key = self.tasks.borrow_mut().insert(task);
         self.queue.borrow_mut().push_back(key);
     }
 
@@ -103,6 +135,9 @@ impl Executor {
     pub(crate) fn round(&self, mut expired: impl FnMut() -> bool) {
         let runnable = self.queue.borrow().len();
         for turn in 0..runnable {
+            if turn % AHEAD == 0 {
+                self.warm(runnable - turn);
+            }
             let Some(key) = self.queue.borrow_mut().pop_front() else { return };
             self.poll(key);
             if turn % 16 == 15 && expired() {
@@ -148,6 +183,21 @@ impl Executor {
         }
     }
 
+    /// Asks for the memory of the tasks that are polled next, of which there are `left`.
+    fn warm(&self, left: usize) {
+        if left == 1 {
+            return;
+        }
+        let (queue, tasks) = (self.queue.borrow(), self.tasks.borrow());
+        for key in queue.iter().take(AHEAD.min(left)) {
+            let Some(task) = tasks.get(*key) else { continue };
+            if let Some(future) = &task.future {
+                prefetch(ptr::from_ref(&**future).cast(), FUTURE_BYTES);
+            }
+            prefetch(task.next.address, task.next.size as usize);
+        }
+    }
+
     fn poll(&self, key: TaskKey) {
         let taken = match self.tasks.borrow_mut().get_mut(key) {
             Some(task) => {
@@ -158,6 +208,7 @@ impl Executor {
         };
         let Some(mut future) = taken else { return };
         self.allowance.set(Allowance::PER_POLL);
+        self.expected.set(Expected::NOTHING);
         let waker = waker(self.worker, key);
         let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         if done {
@@ -165,6 +216,7 @@ impl Executor {
             drop(future); // after the borrow: its drop may wake and spawn
         } else if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
             task.future = Some(future);
+            task.next = self.expected.get();
         }
     }
 }

@@ -29,6 +29,7 @@ mod ledger;
 mod listener;
 mod mailbox;
 mod pipe;
+mod prefetch;
 mod process;
 mod remote;
 mod runtime;
@@ -47,6 +48,7 @@ mod doze_atomics {
 pub use address::Address;
 pub use buffer::Buf;
 pub use driver::{BufferOptions, DriverStats};
+pub use executor::expect;
 pub use ledger::Charge;
 pub use listener::{AcceptError, Accepted, BACKLOG, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};

@@ -1,12 +1,13 @@
 //! The loop: run what is runnable, expire timers, go to the kernel once, begin again.
 
+use std::borrow::BorrowMut;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::driver::epoll::Epoll;
@@ -161,7 +162,7 @@ impl Reactor {
 
     /// Ends once `deadline` has passed.
     pub fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep { reactor: self.clone(), deadline, timer: None }
+        Sleep { reactor: self.clone(), deadline, armed: None }
     }
 
     /// Ends after `duration`.
@@ -170,7 +171,7 @@ impl Reactor {
     }
 
     /// What `future` gives, or `None` if `deadline` passes first.
-    pub fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Timeout<F> {
+    pub fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Timeout<F, Sleep> {
         Timeout { future, sleep: self.sleep_until(deadline) }
     }
 
@@ -320,24 +321,40 @@ pub struct Census {
 }
 
 /// See [`Reactor::sleep_until`].
+///
+/// One that lasts, and whose deadline is only ever moved on, costs nothing: its timer stays where it
+/// is, and when that fires, it is set anew for the deadline of then.
 pub struct Sleep {
     reactor: Reactor,
     deadline: Instant,
-    timer: Option<TimerKey>,
+    armed: Option<Armed>,
+}
+
+/// A timer that was set.
+struct Armed {
+    timer: TimerKey,
+    /// It has not fired before this.
+    due: Instant,
+    waker: Waker,
 }
 
 impl Sleep {
     /// Moves the deadline. A later one costs nothing until the earlier one has passed.
     pub fn reset(&mut self, deadline: Instant) {
-        if deadline < self.deadline {
+        if self.armed.as_ref().is_some_and(|armed| deadline < armed.due) {
             self.disarm();
         }
         self.deadline = deadline;
     }
 
+    /// What `future` gives, or `None` if the deadline passes first.
+    pub fn limit<F: Future>(&mut self, future: F) -> Timeout<F, &mut Sleep> {
+        Timeout { future, sleep: self }
+    }
+
     fn disarm(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            self.reactor.0.timers.borrow_mut().cancel(timer);
+        if let Some(armed) = self.armed.take() {
+            self.reactor.0.timers.borrow_mut().cancel(armed.timer);
         }
     }
 }
@@ -346,19 +363,32 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.deadline <= self.reactor.now() {
-            self.disarm();
+        let now = self.reactor.now();
+        if self.deadline <= now {
             return Poll::Ready(());
         }
         if self.deadline == Instant::FAR {
             return Poll::Pending;
         }
-        let this = &mut *self;
-        let mut timers = this.reactor.0.timers.borrow_mut();
-        let waiting = this.timer.is_some_and(|timer| timers.rewake(timer, cx.waker()));
-        if !waiting {
-            this.timer = Some(timers.insert(this.deadline, cx.waker().clone()));
+        let Sleep { reactor, deadline, armed } = &mut *self;
+        if let Some(armed) = armed
+            && now < armed.due
+        {
+            if armed.waker.will_wake(cx.waker()) {
+                return Poll::Pending;
+            }
+            if reactor.0.timers.borrow_mut().rewake(armed.timer, cx.waker()) {
+                armed.waker.clone_from(cx.waker());
+                return Poll::Pending;
+            }
         }
+        let mut timers = reactor.0.timers.borrow_mut();
+        if let Some(armed) = armed.take() {
+            timers.cancel(armed.timer);
+        }
+        let waker = cx.waker().clone();
+        let timer = timers.insert(*deadline, waker.clone());
+        *armed = Some(Armed { timer, due: *deadline, waker });
         Poll::Pending
     }
 }
@@ -369,15 +399,15 @@ impl Drop for Sleep {
     }
 }
 
-/// See [`Reactor::timeout_at`]. A struct and not an `async fn`: that would hold its argument twice, as
+/// See [`Reactor::timeout_at`] and [`Sleep::limit`]. A struct and not an `async fn`: that would hold its argument twice, as
 /// given and as pinned, and what waits within what waits would double with each layer.
-pub struct Timeout<F> {
+pub struct Timeout<F, S> {
     /// Pinned with the struct.
     future: F,
-    sleep: Sleep,
+    sleep: S,
 }
 
-impl<F: Future> Future for Timeout<F> {
+impl<F: Future, S: BorrowMut<Sleep>> Future for Timeout<F, S> {
     type Output = Option<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
@@ -389,7 +419,7 @@ impl<F: Future> Future for Timeout<F> {
         if let Poll::Ready(output) = future.poll(cx) {
             return Poll::Ready(Some(output));
         }
-        Pin::new(&mut this.sleep).poll(cx).map(|()| None)
+        Pin::new(this.sleep.borrow_mut()).poll(cx).map(|()| None)
     }
 }
 

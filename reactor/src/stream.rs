@@ -185,6 +185,11 @@ impl Stream {
         }
     }
 
+    /// Whether a receive is with the kernel, so that news comes by itself.
+    pub fn is_armed(&self) -> bool {
+        self.socket(&mut self.reactor.core()).recv.armed
+    }
+
     /// Ends when the stream has: `Ok` if the peer closed it, whether or not what arrived before is
     /// taken.
     pub fn ended(&self) -> impl Future<Output = Result<(), RecvError>> + '_ {
@@ -224,6 +229,13 @@ impl Stream {
         let mut core = self.reactor.core();
         let socket = self.socket(&mut core);
         socket.send.op.is_some() || socket.poll.as_ref().is_some_and(|poll| poll[1].armed)
+    }
+
+    /// Whether nothing is on its way, here or there, as far as this loop has been told.
+    pub fn rests(&self) -> bool {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        socket.is_quiet() && socket.send.op.is_none()
     }
 
     /// Whether nothing arrived and nothing ended, as far as this loop has been told.

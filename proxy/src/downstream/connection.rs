@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reactor::Stream;
+use reactor::{Instant, Sleep, Stream};
 
 use crate::error::Cause;
 use crate::http1::encode::IpText;
@@ -28,10 +28,10 @@ pub enum Next {
     Close,
 }
 
-/// The longest time, and the most bytes, that are read and thrown away after a last response. A
-/// close with unread bytes would reset the connection, and the response with it.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1 << 20;
+/// So long is read and thrown away what a client still sends after its last response, and so long it
+/// may pause. A close with unread bytes would reset the connection, and the response with it.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_IDLE: Duration = Duration::from_secs(2);
 
 /// A connection from a client.
 pub struct Connection {
@@ -101,8 +101,9 @@ pub async fn serve<F: Future>(
     slots: Rc<Slots<Job, Next, F>>,
 ) {
     let mut first = true;
+    let mut patience = worker.reactor.sleep_until(Instant::FAR);
     let next = loop {
-        if !request_begins(&worker, &connection, first).await {
+        if !request_begins(&worker, &connection, first, &mut patience).await {
             // A client that has closed its sending direction still waits for the last response.
             let owes = connection.stream.is_sending() && connection.ended_by().is_none();
             break if owes { Next::Linger } else { Next::Close };
@@ -115,62 +116,65 @@ pub async fn serve<F: Future>(
         }
     };
     if next == Next::Linger {
-        linger(&worker, &connection.stream).await;
+        linger(&worker, &connection).await;
     }
     worker.dismiss(&connection);
 }
 
-/// Waits for the first byte of a request; false if none will come.
-async fn request_begins(worker: &Worker, connection: &Connection, first: bool) -> bool {
+/// Waits for the first byte of a request; false if none will come. `patience` is used again and again.
+async fn request_begins(
+    worker: &Worker,
+    connection: &Connection,
+    first: bool,
+    patience: &mut Sleep,
+) -> bool {
     let stream = &connection.stream;
     let timeouts = &worker.plan.listeners[connection.listener].timeouts;
+    let began = worker.reactor.now();
+    let until = |limit: Option<Duration>| limit.map_or(Instant::FAR, |limit| began + limit);
     // A client that connects and says nothing is slow with its head; one that was served rests.
-    let (patience, cause) = match first {
-        true => (timeouts.head, Cause::HeaderTimeout),
-        false => (timeouts.keep_alive, Cause::KeepAliveTimeout),
+    let (deadline, cause) = match first {
+        true => (until(timeouts.head), Cause::HeaderTimeout),
+        false => (until(timeouts.keep_alive), Cause::KeepAliveTimeout),
     };
-    if stream.is_sending() && !last_response_is_taken(worker, stream, timeouts.write).await {
-        connection.end_by(Cause::WriteTimeout);
-        return false;
+    if stream.is_sending() {
+        // It may not take the last response.
+        let write = until(timeouts.write);
+        patience.reset(write.min(deadline));
+        let readable = patience.limit(stream.readable()).await.is_some();
+        if !readable && stream.is_sending() && write <= deadline {
+            connection.end_by(Cause::WriteTimeout);
+            return false;
+        }
     }
-    let Some(patience) = patience else {
-        stream.readable().await;
-        return !stream.has_ended();
-    };
-    let deadline = worker.reactor.now() + patience;
-    if worker.reactor.timeout_at(deadline, stream.readable()).await.is_none() {
+    patience.reset(deadline);
+    if patience.limit(stream.readable()).await.is_none() {
         connection.end_by(cause);
         return false;
     }
     !stream.has_ended()
 }
 
-/// Gives the client time to read what was sent, or to ask for more.
-async fn last_response_is_taken(
-    worker: &Worker,
-    stream: &Stream,
-    patience: Option<Duration>,
-) -> bool {
-    let Some(patience) = patience else { return true };
-    let deadline = worker.reactor.now() + patience;
-    let in_time = worker.reactor.timeout_at(deadline, stream.readable()).await.is_some();
-    in_time || !stream.is_sending()
-}
-
 /// Says that nothing more comes, and reads what the client is still sending, within bounds.
-async fn linger(worker: &Worker, stream: &Stream) {
+async fn linger(worker: &Worker, connection: &Connection) {
+    let Connection { stream, listener, .. } = connection;
+    let write = worker.plan.listeners[*listener].timeouts.write;
+    let deadline = write.map_or(Instant::FAR, |limit| worker.reactor.now() + limit);
+    match worker.reactor.timeout_at(deadline, stream.sent()).await {
+        Some(Ok(_)) => {}
+        Some(Err(_)) => return,
+        None => {
+            connection.end_by(Cause::WriteTimeout);
+            // A part must not pass for the whole.
+            return stream.reset_on_close();
+        }
+    }
+    stream.shutdown_write();
     let deadline = worker.reactor.now() + LINGER;
     let drain = async {
-        if stream.sent().await.is_err() {
-            return;
-        }
-        stream.shutdown_write();
-        let mut left = LINGER_BYTES;
-        while let Ok(Some(buf)) = stream.recv().await {
-            left = left.saturating_sub(buf.len());
-            if left == 0 {
-                return;
-            }
+        let mut idle = worker.reactor.sleep(LINGER_IDLE);
+        while let Some(Ok(Some(_))) = idle.limit(stream.recv()).await {
+            idle.reset(worker.reactor.now() + LINGER_IDLE);
         }
     };
     worker.reactor.timeout_at(deadline, drain).await;

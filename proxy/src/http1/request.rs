@@ -85,8 +85,9 @@ impl RequestHead {
     /// What routes compare: begins with `/`, or is `*`, or is empty (CONNECT).
     pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         match self.path.of(bytes) {
-            // RFC 9112 §3.2.1: an empty path is sent as `/`; §3.2.4: for OPTIONS it is `*`.
-            [] if self.method == Method::Options => b"*",
+            // RFC 9112 §3.2.1: an empty path is sent as `/`; §3.2.4: for OPTIONS, without a
+            // query, it is `*`.
+            [] if self.method == Method::Options && self.query.is_empty() => b"*",
             [] if self.form == Form::Absolute => b"/",
             path => path,
         }
@@ -100,6 +101,12 @@ impl RequestHead {
     /// The authority that the request is for, port included; empty only in HTTP/1.0.
     pub fn host<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.host.of(bytes)
+    }
+
+    /// The `x-request-id` that goes on where the client is trusted.
+    pub fn request_id<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let mut ids = self.fields.as_slice().iter().filter(|field| field.kind == Kind::RequestId);
+        ids.find(|field| !field.named_by_connection).map(|field| field.value(bytes))
     }
 
     /// RFC 9112 §9.3: whether the client means to send further requests on this connection.

@@ -90,11 +90,14 @@ impl ResponseHead {
         self.status < 200 && self.status != 101
     }
 
-    /// RFC 9112 §9.3: whether the upstream takes a further request after this response's body.
+    /// RFC 9112 §9.3: whether the upstream takes a further request after this response's body. One
+    /// that announces a body where there is none may send it all the same.
     pub fn keep_alive(&self) -> bool {
+        let announced = self.announced.chunked || self.announced.length.is_some_and(|len| len > 0);
         !self.connection.close
             && (self.version == Version::Http11 || self.connection.keep_alive)
             && self.framing != Framing::UntilClose
+            && !(self.status == 204 && announced)
             && !self.tunnel
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use slotmap::{Key as _, KeyData};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 use crate::buffer::Group;
@@ -29,10 +30,13 @@ use crate::sys::{self, Region};
 /// Small on purpose: rings count against the user's locked memory across all processes.
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 2048;
+/// Completions that are looked at together.
+const REAP: usize = 16;
 
-/// From `linux/io_uring.h`; the crate has no setters for these two.
+/// From `linux/io_uring.h`; for multishot receives the crate has no setters for these.
 const RECVSEND_POLL_FIRST: u16 = 1 << 0;
 const SQE_IOPRIO_AT: usize = 2;
+const SQE_LEN_AT: usize = 24;
 const SQE_OPTLEN_AT: usize = 44;
 
 /// See the module's text.
@@ -136,7 +140,11 @@ impl Uring {
         let entry = if capped {
             let entry = opcode::RecvMultiBundle::new(fd, group).build();
             let entry = with_ioprio(entry, RECVSEND_POLL_FIRST);
-            with_optlen(entry, cap)
+            // One go maps as many buffers as it may fill, needed or not, and ends the receive where
+            // it maps the last published one: two are enough for a head, and more is a next go.
+            let go = 2 * self.groups[socket.side as usize].buffer_size() as u32;
+            let entry = with_u32(entry, SQE_LEN_AT, go);
+            with_u32(entry, SQE_OPTLEN_AT, cap)
         } else {
             let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(group).build();
             with_ioprio(entry.flags(squeue::Flags::BUFFER_SELECT), RECVSEND_POLL_FIRST)
@@ -314,9 +322,18 @@ impl Uring {
     /// Reports all completions that have come.
     fn reap(&mut self, table: &mut Table) {
         loop {
-            let Some(completion) = self.ring.completion().next() else { return };
-            self.stats.completions += 1;
-            self.complete(table, &completion);
+            // A handful at a time: with thousands of connections their sockets are not in the
+            // cache, and looking at all of them first lets the misses overlap.
+            let batch: SmallVec<[cqueue::Entry; REAP]> =
+                self.ring.completion().take(REAP).collect();
+            if batch.is_empty() {
+                return;
+            }
+            table.sockets.warm(batch.iter().map(|entry| unpack(entry.user_data()).1.into()));
+            self.stats.completions += batch.len() as u64;
+            for completion in &batch {
+                self.complete(table, completion);
+            }
         }
     }
 
@@ -510,10 +527,8 @@ fn with_ioprio(entry: squeue::Entry, bits: u16) -> squeue::Entry {
     })
 }
 
-fn with_optlen(entry: squeue::Entry, cap: u32) -> squeue::Entry {
-    patch(entry, |bytes| {
-        bytes[SQE_OPTLEN_AT..SQE_OPTLEN_AT + 4].copy_from_slice(&cap.to_ne_bytes());
-    })
+fn with_u32(entry: squeue::Entry, at: usize, value: u32) -> squeue::Entry {
+    patch(entry, |bytes| bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes()))
 }
 
 fn patch(mut entry: squeue::Entry, change: impl FnOnce(&mut [u8; 64])) -> squeue::Entry {
