@@ -136,6 +136,8 @@ impl From<&'static [u8]> for Piece {
 
 /// Memory segments named by one submission. More pieces go out in further submissions.
 const SEGMENTS: usize = 8;
+/// Sends up to this size are expected to be taken whole.
+const SHORT: usize = 16 * 1024;
 
 /// A send: its memory, and how far it got. Boxed, so that the kernel may hold addresses into it.
 pub(crate) struct SendOp {
@@ -194,6 +196,11 @@ impl SendOp {
         self.message.msg_iov = self.segments.as_mut_ptr();
         self.message.msg_iovlen = count;
         Segments::Many(&self.message)
+    }
+
+    /// Whether a socket that has room at all most likely takes it in one go.
+    pub(crate) fn is_short(&self) -> bool {
+        self.pieces.len() <= SEGMENTS && self.unsent() <= SHORT
     }
 
     /// How many bytes [`SendOp::rest`] has, were it not for the bound on segments.

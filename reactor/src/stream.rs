@@ -449,6 +449,8 @@ impl Stream {
         moved: &std::cell::Cell<u64>,
     ) -> RelayEnd {
         let (mut left, mut ended) = (limit, None);
+        // The pipe was the limit, not what had arrived.
+        let mut more = false;
         loop {
             // As much in as fits; then all of it out.
             let room = pipe.capacity.saturating_sub(pipe.filled) as u64;
@@ -458,8 +460,10 @@ impl Stream {
                     Ok(len) => {
                         pipe.filled += len;
                         left -= len as u64;
+                        more = len as u64 == room && left > 0;
                     }
                     Err(error) if would_block(&error) => {
+                        more = false;
                         if pipe.filled == 0 {
                             self.until_ready(Interest::Read).await;
                             continue;
@@ -477,7 +481,8 @@ impl Stream {
                 }
                 continue;
             }
-            match sink.splice_out(pipe, left > 0 && ended.is_none()) {
+            // Only where more is there now: the kernel holds back what is less than a segment.
+            match sink.splice_out(pipe, more && ended.is_none()) {
                 Ok(len) => {
                     pipe.filled -= len;
                     moved.set(moved.get() + len as u64);

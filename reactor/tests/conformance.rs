@@ -154,6 +154,7 @@ on_each_driver! {
     memory_of_a_send_outlives_its_stream,
     out_of_buffers_loses_nothing_and_does_not_spin,
     relays_exactly_the_bytes_asked_for,
+    a_relay_holds_nothing_back,
     relays_until_the_end_and_half_closes,
     a_relay_is_alone_with_its_source,
     timers_fire_in_order_and_timeouts_cut,
@@ -196,11 +197,13 @@ fn reset(stream: Stream) {
     stream.reset_on_close();
 }
 
-async fn recv_at_least(stream: &Stream, len: usize) {
+/// How many bytes it was.
+async fn recv_at_least(stream: &Stream, len: usize) -> usize {
     let mut got = 0;
     while got < len {
         got += stream.recv().await.unwrap().expect("more comes").len();
     }
+    got
 }
 
 async fn recv_all(stream: &Stream) -> Vec<u8> {
@@ -425,14 +428,21 @@ fn memory_of_a_send_outlives_its_stream(setup: Setup) {
         for _ in 0..20 {
             let (server, client) = pair(&reactor).await;
             client.start_send(vec(pattern(4 << 20)));
-            drop(recv_exactly(&server, 1 << 10));
+            // Under way, and the rest with the kernel, when its stream is dropped …
+            let before = recv_at_least(&server, 1 << 10).await;
+            for _ in 0..10 {
+                reactor.yield_now().await;
+            }
             drop(client);
+            // … and others want memory.
+            drop(std::hint::black_box(vec![0xff_u8; 4 << 20]));
             // Whatever arrives is the pattern: the memory was not given to anybody else.
             let mut got = Vec::new();
             while let Ok(Some(buf)) = server.recv().await {
                 got.extend_from_slice(&buf);
             }
-            assert!(got == pattern(got.len()));
+            let all = pattern(4 << 20);
+            assert!(got == all[before..before + got.len()]);
         }
     });
 }
@@ -476,6 +486,27 @@ fn relays_exactly_the_bytes_asked_for(setup: Setup) {
             assert_eq!((end, moved.get()), (RelayEnd::Complete, len as u64));
             assert!(got == all);
             assert_eq!(recv_exactly(&source, 4).await, b"next", "the rest stays behind");
+        }
+    });
+}
+
+fn a_relay_holds_nothing_back(setup: Setup) {
+    run(setup, |reactor| async move {
+        let (source, feeder) = pair(&reactor).await;
+        let (sink, reader) = pair(&reactor).await;
+        let moved = Cell::new(0);
+        let trips = async {
+            let begun = reactor.clock();
+            for _ in 0..20 {
+                feeder.send(vec(pattern(5_000))).await.unwrap();
+                recv_exactly(&reader, 5_000).await;
+            }
+            reactor.clock() - begun
+        };
+        match race(source.relay([], &sink, u64::MAX, &moved), trips).await {
+            Either::First(end) => panic!("the relay ended: {end:?}"),
+            // The kernel holds back what it is told is not all yet: for 200 ms, each time.
+            Either::Second(took) => assert!(took < Duration::from_secs(1), "{took:?}"),
         }
     });
 }
@@ -711,6 +742,28 @@ fn dropping_in_every_state_leaks_nothing(setup: Setup) {
         let mut listener = Listener::new(&reactor, socket);
         let soon = reactor.now() + Duration::from_millis(5);
         while reactor.timeout_at(soon, listener.accept()).await.is_some() {}
+    });
+}
+
+/// Speaks and closes before the one who connects has looked: to epoll that is one edge.
+#[test]
+fn an_end_that_comes_with_the_connection_is_an_end() {
+    use std::io::Write;
+    run(Driver::Real(Backend::Epoll).setup(), |reactor| async move {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Ip(listener.local_addr().unwrap());
+        let speaker = std::thread::spawn(move || {
+            listener.accept().unwrap().0.write_all(b"banner").unwrap();
+        });
+        let mut connecting = std::pin::pin!(reactor.connect(&address));
+        let begun = reactor.timeout_at(reactor.now(), connecting.as_mut()).await;
+        // The loop does not go to the kernel before all is over.
+        speaker.join().unwrap();
+        let stream = match begun {
+            Some(connected) => connected,
+            None => connecting.await,
+        };
+        assert_eq!(recv_all(&stream.unwrap()).await, b"banner");
     });
 }
 

@@ -215,6 +215,8 @@ impl Epoll {
         let readable = events & (libc::EPOLLIN | libc::EPOLLRDHUP | ended) != 0;
         let writable = events & (libc::EPOLLOUT | ended) != 0;
         let Some(socket) = table.sockets.get(key) else { return };
+        // Also with the edge of the connect: whoever accepts, speaks and closes at once has no other.
+        socket.recv.end_is_near |= events & (libc::EPOLLRDHUP | ended) != 0;
         if socket.connect.as_ref().is_some_and(|connect| connect.armed) {
             if writable {
                 // SAFETY: the descriptor is the socket's, open until it is reaped.
@@ -225,7 +227,6 @@ impl Epoll {
             }
             return;
         }
-        socket.recv.end_is_near |= events & (libc::EPOLLRDHUP | ended) != 0;
         if readable && socket.recv.armed {
             self.reads.push_back(key);
         }
@@ -246,6 +247,7 @@ impl Epoll {
 
     /// Receives until the socket has nothing, its allowance is used up, or buffers run out.
     fn try_recv(&mut self, table: &mut Table, key: SocketKey) {
+        let mut brought = false;
         loop {
             let Some(socket) = table.sockets.get(key) else { return };
             if !socket.recv.armed {
@@ -253,7 +255,7 @@ impl Epoll {
             }
             let group = &self.groups[socket.side as usize];
             // When memory is short, one buffer is enough for now.
-            let enough = group.ledger().is_short() && !socket.is_quiet();
+            let enough = brought && group.ledger().is_short();
             let allowance = if enough { 0 } else { socket.recv_allowance() as usize };
             if allowance == 0 {
                 let _ = table.sockets.received(key, Received::Nothing, false);
@@ -271,6 +273,7 @@ impl Epoll {
             let received = unsafe { sys::recv(socket.fd, group.address(id), room) };
             if let Ok(len @ 1..) = received {
                 let buf = group.fill(id, len);
+                brought = true;
                 let _ = table.sockets.received(key, Received::Data(buf), true);
                 if len < room && !ends {
                     // The socket was emptied, and what comes next has an edge of its own.

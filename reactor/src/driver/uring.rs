@@ -160,9 +160,13 @@ impl Uring {
     }
 
     /// Sends what the socket has room for. This completes at once, so that a turn can wait for what
-    /// comes after it: one system call where there were two.
+    /// comes after it: one system call where there were two. What is long may find room for a part
+    /// only, and then the turn is to go on with the rest.
     pub(crate) fn send(&mut self, table: &mut Table, key: SocketKey) {
-        self.prompt.push(key);
+        let Some(socket) = table.sockets.get(key) else { return };
+        if socket.send.op.as_ref().is_some_and(|op| op.is_short()) {
+            self.prompt.push(key);
+        }
         self.send_with(table, key, libc::MSG_DONTWAIT);
     }
 
