@@ -31,6 +31,8 @@ pub fn render(out: &mut String, names: &Names, workers: &[Counters], facts: &Fac
     for worker in workers {
         all.merge(worker);
     }
+    // A row that only appears with the first request is one that no alert can wait for.
+    all.cover(names.listeners().len(), names.services().len());
     let sources = Sources { names, workers, all: &all, facts };
     for metric in METRICS {
         let Metric { name, kind, help, .. } = metric;
@@ -481,6 +483,26 @@ mod tests {
             r#"ringside_build_info{version="0.1.0"} 1"#,
         ];
         for line in expected {
+            assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_never_touched_is_zero() {
+        let mut names = Names::default();
+        names.listener("web");
+        names.listener("edge");
+        names.service("shop");
+        let text = rendered(&names, &[Counters::new()]);
+        for line in [
+            r#"ringside_connections_active{listener="edge"} 0"#,
+            r#"ringside_connections_total{listener="web"} 0"#,
+            r#"ringside_bytes_total{listener="web",direction="in"} 0"#,
+            r#"ringside_upstream_first_byte_seconds_count{service="shop"} 0"#,
+            r#"ringside_upstream_connections_active{service="shop"} 0"#,
+            r#"ringside_upstream_connections_total{service="shop"} 0"#,
+            r#"ringside_upstream_pending{service="shop"} 0"#,
+        ] {
             assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
         }
     }
