@@ -362,6 +362,7 @@ impl DataPlane for Plane {
     }
 
     fn render(&self, counters: &[Counters], out: &mut String) {
+        let services = self.plan.services.iter();
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
             generation: self.plan.generation,
@@ -369,6 +370,7 @@ impl DataPlane for Plane {
             io_backend: self.io_backend,
             io_reason: &self.io_reason,
             access_log_dropped: self.access.as_ref().map(|access| access.dropped()),
+            endpoints: services.map(|s| (&*s.name, s.endpoints.len())).collect(),
         };
         prometheus::render(out, &self.plan.names, counters, &facts);
     }

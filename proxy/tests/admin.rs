@@ -14,6 +14,7 @@ use support::{Client, Message, Origin, Proxy, config, echo_origin};
 on_both_drivers! {
     it_is_alive_and_ready_until_it_drains,
     metrics_are_text_that_prometheus_reads,
+    what_nobody_has_used_is_zero,
     counters_move_by_exactly_what_was_sent,
     bytes_are_counted_as_the_client_sees_them,
     version_says_what_runs,
@@ -185,6 +186,21 @@ fn samples(proxy: &Proxy) -> BTreeMap<String, f64> {
             (format!("{name} {}", labels.join(" ")).trim().to_owned(), value)
         })
         .collect()
+}
+
+fn what_nobody_has_used_is_zero(io: &str) {
+    let proxy = proxy(io);
+    let samples = samples(&proxy);
+    for (name, value) in [
+        ("ringside_connections_active listener=web", 0.0),
+        ("ringside_connections_total listener=web", 0.0),
+        ("ringside_bytes_total direction=in listener=web", 0.0),
+        ("ringside_upstream_connections_active service=origin", 0.0),
+        ("ringside_upstream_connections_total service=origin", 0.0),
+        ("ringside_service_endpoints service=origin state=healthy", 1.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&value), "{name} in {samples:#?}");
+    }
 }
 
 fn counters_move_by_exactly_what_was_sent(io: &str) {

@@ -23,6 +23,8 @@ pub struct Facts<'a> {
     pub io_reason: &'a str,
     /// `None` without an access log.
     pub access_log_dropped: Option<u64>,
+    /// The services of the plan that is live, each with how many endpoints it has.
+    pub endpoints: Vec<(&'a str, usize)>,
 }
 
 /// Appends all metrics to `out`; `workers` are the workers' counters in the order of their numbers.
@@ -183,6 +185,17 @@ static METRICS: &[Metric] = &[
         labels: &["service"],
         samples: |sources, samples| {
             per_service(sources, samples, |service| service.pending as f64);
+        },
+    },
+    Metric {
+        name: "ringside_service_endpoints",
+        kind: Kind::Gauge,
+        help: "Endpoints of a service, by what is known of them; nobody checks their health yet.",
+        labels: &["service", "state"],
+        samples: |sources, samples| {
+            for (service, count) in &sources.facts.endpoints {
+                samples.value(&[service, "healthy"], *count as f64);
+            }
         },
     },
     Metric {
@@ -402,6 +415,7 @@ mod tests {
             io_backend: "epoll",
             io_reason: "io_uring_setup: \"forbidden\"",
             access_log_dropped: Some(4),
+            endpoints: vec![("shop", 2)],
         }
     }
 
@@ -472,6 +486,7 @@ mod tests {
             r#"ringside_upstream_pending{service="shop"} 1"#,
             r#"ringside_bytes_total{listener="web",direction="in"} 120"#,
             r#"ringside_bytes_total{listener="web",direction="out"} 0"#,
+            r#"ringside_service_endpoints{service="shop",state="healthy"} 2"#,
             r#"ringside_config_generation 3"#,
             r#"ringside_config_applied_timestamp_seconds 1.5"#,
             r#"ringside_worker_connections_active{worker="0"} 0"#,
