@@ -83,7 +83,7 @@ pub(crate) const ROUTE: Object = Object {
         Key::optional(
             "matches",
             Kind::List(&Kind::Object(&MATCH)),
-            "Any one of these; left out: everything.",
+            "Any one of these; left out: everything but CONNECT.",
         ),
         Key::optional(
             "backends",

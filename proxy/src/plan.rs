@@ -79,8 +79,6 @@ pub struct Route {
     pub id: RouteId,
     pub service: usize,
     pub timeouts: config::RouteTimeouts,
-    /// It names CONNECT.
-    pub allows_connect: bool,
 }
 
 /// A named set of replicas.
@@ -225,13 +223,11 @@ fn matcher(id: usize, route: &config::Route) -> route::Route {
 }
 
 fn compile_route(route: &config::Route, names: &mut Names) -> Route {
-    let connect = |condition: &config::Match| condition.methods.iter().any(|m| m == "CONNECT");
     Route {
         name: route.name.as_str().into(),
         id: names.route(route.name.as_str()),
         service: route.service,
         timeouts: route.timeouts.clone(),
-        allows_connect: route.matches.iter().any(connect),
     }
 }
 

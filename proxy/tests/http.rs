@@ -363,6 +363,17 @@ fn connect_goes_to_the_routes_service(io: &str) {
     let elsewhere = Proxy::start(io, &config(echo_origin(), "", "", ""));
     let refused = elsewhere.connect().ask("CONNECT web:443 HTTP/1.1\r\nhost: web:443\r\n\r\n");
     assert_eq!((refused.status(), refused.cause()), (403, "connect_not_allowed"));
+
+    // A route that does not name it is not in the way of one that does.
+    let origin = Origin::bind();
+    let tunnel =
+        "- { name: a-tunnel, matches: [{ methods: [CONNECT] }], backends: [{ service: origin }] }";
+    let beside_it = config(origin.address, "", ", hosts: [web]", "") + "  " + tunnel + "\n";
+    let proxy = Proxy::start(io, &beside_it);
+    let mut client = proxy.connect();
+    client.send("CONNECT web:443 HTTP/1.1\r\nhost: web:443\r\n\r\n");
+    let head = String::from_utf8(client.until(b"\r\n\r\n").unwrap()).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
 
 fn causes_are_named(io: &str) {
