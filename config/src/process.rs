@@ -1,17 +1,15 @@
 //! The boot keys: who this proxy is, what it may use, and how it ends. They come from the file
 //! only and take a restart to change.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::address::{Address, listen_address};
 use crate::definition::{Key, Kind, Object, Words};
-use crate::diagnostic::quoted;
 use crate::name::{Name, name};
-use crate::reader::{not_yet, or_none, text, word};
-use crate::report::{Complaint, Problem, Report};
-use crate::tree::{Node as Tree, Value};
+use crate::reader::{not_yet, or_none, word};
+use crate::report::{Problem, Report};
+use crate::tree::Node as Tree;
 use crate::units::{count, duration, size};
 
 /// Who this proxy is.
@@ -21,7 +19,6 @@ pub struct Node {
     /// The service that this proxy stands beside.
     pub service: Option<Name>,
     pub zone: Option<Name>,
-    pub labels: BTreeMap<Name, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,10 +95,19 @@ pub(crate) const NODE: Object = Object {
     about: "Who this proxy is.",
     one_of: &[],
     keys: &[
-        Key::default("id", Kind::Name, "ringside", "Told in causes, logs and `via`."),
-        Key::optional("service", Kind::Name, "The service that this proxy stands beside."),
-        Key::optional("zone", Kind::Name, "Where it runs."),
-        Key::optional("labels", Kind::Labels, "Anything else to know it by."),
+        Key::default(
+            "id",
+            Kind::Name,
+            "ringside",
+            "Told in `x-ringside-cause` and `ringside_build_info`.",
+        ),
+        Key::optional(
+            "service",
+            Kind::Name,
+            "The service that this proxy stands beside; told in `ringside_build_info`.",
+        ),
+        Key::optional("zone", Kind::Name, "Where it runs; told in `ringside_build_info`."),
+        Key::not_yet("labels"),
     ],
 };
 
@@ -170,43 +176,7 @@ pub(crate) fn node(tree: &Tree, report: &mut Report<'_>) -> Option<Node> {
     let id = fields.get("id", name);
     let service = fields.find("service", name);
     let zone = fields.find("zone", name);
-    let labels = fields.find("labels", labels);
-    Some(Node { id: id?, service: service?, zone: zone?, labels: labels?.unwrap_or_default() })
-}
-
-fn labels(tree: &Tree, report: &mut Report<'_>) -> Option<BTreeMap<Name, String>> {
-    let entries = match &tree.value {
-        Value::Map(entries) => entries.as_slice(),
-        Value::Null => &[],
-        Value::Scalar(_) | Value::List(_) => {
-            let message = format!("labels are a map of texts, not {}", tree.describe());
-            report.add(Problem::error(tree.span, message));
-            return None;
-        }
-    };
-    let mut labels = Some(BTreeMap::new());
-    for entry in entries {
-        let key = name(
-            &Tree::scalar(entry.key_span, entry.key.as_str(), crate::tree::Style::Quoted),
-            report,
-        );
-        let value = text(&entry.value, report, "a label", label);
-        labels = labels.zip(key.zip(value)).map(|(mut labels, (key, value))| {
-            labels.insert(key, value);
-            labels
-        });
-    }
-    labels
-}
-
-fn label(given: &str) -> Result<String, Complaint> {
-    const LABEL_BYTES_MAX: usize = 256;
-    if given.len() > LABEL_BYTES_MAX || given.chars().any(char::is_control) {
-        let message = format!("{} is not a label", quoted(given));
-        let hint = "a label's value has at most 256 bytes and no control characters";
-        return Err(Complaint::new(message).hint(hint));
-    }
-    Ok(given.into())
+    Some(Node { id: id?, service: service?, zone: zone? })
 }
 
 pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {

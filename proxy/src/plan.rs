@@ -27,6 +27,10 @@ pub struct Plan {
     pub hash: String,
     /// `node.id`.
     pub node_id: Box<str>,
+    /// `node.service`.
+    pub node_service: Option<Box<str>>,
+    /// `node.zone`.
+    pub node_zone: Option<Box<str>>,
     /// By the indices that the config gave them.
     pub listeners: Vec<Listener>,
     /// By the indices that the config gave them.
@@ -118,6 +122,8 @@ impl Plan {
             generation,
             hash: hash.to_owned(),
             node_id: config.node.id.as_str().into(),
+            node_service: config.node.service.as_deref().map(Into::into),
+            node_zone: config.node.zone.as_deref().map(Into::into),
             listeners,
             services,
             routes,

@@ -365,6 +365,11 @@ impl DataPlane for Plane {
         let services = self.plan.services.iter();
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
+            node: prometheus::Node {
+                id: &self.plan.node_id,
+                service: self.plan.node_service.as_deref().unwrap_or_default(),
+                zone: self.plan.node_zone.as_deref().unwrap_or_default(),
+            },
             generation: self.plan.generation,
             applied_at_s: self.applied_at_s,
             io_backend: self.io_backend,

@@ -18,6 +18,7 @@ on_both_drivers! {
     counters_move_by_exactly_what_was_sent,
     bytes_are_counted_as_the_client_sees_them,
     version_says_what_runs,
+    metrics_say_who_runs,
     what_is_not_there_is_refused_in_words,
     web_pages_do_not_reach_admin,
     heads_that_are_too_large_are_refused,
@@ -320,6 +321,16 @@ fn version_says_what_runs(io: &str) {
     let program = Command::new(env!("CARGO_BIN_EXE_ringside")).arg("--version").output().unwrap();
     let program = String::from_utf8(program.stdout).unwrap();
     assert_eq!(program, format!("ringside {}\n", version["version"].as_str().unwrap()));
+}
+
+fn metrics_say_who_runs(io: &str) {
+    let text = config(echo_origin(), "", "", "");
+    let text = text.replace("id: test-node", "id: web-1, service: web, zone: a");
+    let proxy = Proxy::start(io, &text);
+    proxy.metric_becomes(
+        &["ringside_build_info{", r#"node="web-1""#, r#"service="web""#, r#"zone="a""#],
+        "1",
+    );
 }
 
 /// A refusal as RFC 9457 has it: its status and its words.

@@ -14,6 +14,7 @@ use super::names::Names;
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub version: &'a str,
+    pub node: Node<'a>,
     pub generation: u64,
     /// When that generation went live, in seconds since 1970.
     pub applied_at_s: f64,
@@ -25,6 +26,14 @@ pub struct Facts<'a> {
     pub access_log_dropped: Option<u64>,
     /// The services of the plan that is live, each with how many endpoints it has.
     pub endpoints: Vec<(&'a str, usize)>,
+}
+
+/// Who this proxy is; empty where the config does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Node<'a> {
+    pub id: &'a str,
+    pub service: &'a str,
+    pub zone: &'a str,
 }
 
 /// Appends all metrics to `out`; `workers` are the workers' counters in the order of their numbers.
@@ -280,9 +289,12 @@ static METRICS: &[Metric] = &[
     Metric {
         name: "ringside_build_info",
         kind: Kind::Gauge,
-        help: "The program that runs.",
-        labels: &["version"],
-        samples: |sources, samples| samples.value(&[sources.facts.version], 1.0),
+        help: "The program that runs, and as whom.",
+        labels: &["version", "node", "service", "zone"],
+        samples: |sources, samples| {
+            let Node { id, service, zone } = sources.facts.node;
+            samples.value(&[sources.facts.version, id, service, zone], 1.0);
+        },
     },
 ];
 
@@ -410,6 +422,7 @@ mod tests {
     fn facts() -> Facts<'static> {
         Facts {
             version: "0.1.0",
+            node: Node { id: "web-1", service: "web", zone: "" },
             generation: 3,
             applied_at_s: 1.5,
             io_backend: "epoll",
@@ -495,7 +508,7 @@ mod tests {
             r#"ringside_worker_loop_lag_seconds_count{worker="0"} 1"#,
             r#"ringside_io_backend_info{backend="epoll",reason="io_uring_setup: \"forbidden\""} 1"#,
             r#"ringside_access_log_dropped_total 4"#,
-            r#"ringside_build_info{version="0.1.0"} 1"#,
+            r#"ringside_build_info{version="0.1.0",node="web-1",service="web",zone=""} 1"#,
         ];
         for line in expected {
             assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
