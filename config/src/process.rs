@@ -15,7 +15,8 @@ use crate::units::{count, duration, size};
 /// Who this proxy is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    pub id: Name,
+    /// `None`: the host's name, which is not for this crate to ask.
+    pub id: Option<Name>,
     /// The service that this proxy stands beside.
     pub service: Option<Name>,
     pub zone: Option<Name>,
@@ -95,11 +96,10 @@ pub(crate) const NODE: Object = Object {
     about: "Who this proxy is.",
     one_of: &[],
     keys: &[
-        Key::default(
+        Key::optional(
             "id",
             Kind::Name,
-            "ringside",
-            "Told in `x-ringside-cause` and `ringside_build_info`.",
+            "Told in `x-ringside-cause` and `ringside_build_info`; left out, the host's name.",
         ),
         Key::optional(
             "service",
@@ -173,7 +173,7 @@ pub(crate) const SHUTDOWN: Object = Object {
 
 pub(crate) fn node(tree: &Tree, report: &mut Report<'_>) -> Option<Node> {
     let mut fields = report.fields(tree, &NODE)?;
-    let id = fields.get("id", name);
+    let id = fields.find("id", name);
     let service = fields.find("service", name);
     let zone = fields.find("zone", name);
     Some(Node { id: id?, service: service?, zone: zone? })

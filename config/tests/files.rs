@@ -80,7 +80,7 @@ fn variables_come_from_the_environment() {
     let text = "node: { id: \"${CARGO_PKG_NAME}\", zone: \"${RINGSIDE_NOT_SET:-a}\" }\nworkers: ${RINGSIDE_NOT_SET:-3}\n";
     let file = folder.write("a.yaml", format!("{LISTENER}{text}# ${{RINGSIDE_NOT_SET}}\n"));
     let config = load(&[file]).unwrap().config;
-    assert_eq!(config.node.id, "config");
+    assert_eq!(config.node.id.unwrap(), "config");
     assert_eq!(config.node.zone.unwrap(), "a");
     assert_eq!(format!("{:?}", config.workers), "Count(3)");
 

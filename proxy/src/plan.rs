@@ -12,6 +12,7 @@ use reactor::Address;
 
 use crate::http1::encode::Expose;
 use crate::http1::head::HeadLimits;
+use crate::node::host_name;
 use crate::route::{self, Router};
 use crate::telemetry::names::{ListenerId, Names, RouteId, ServiceId};
 
@@ -25,7 +26,7 @@ pub struct Plan {
     pub generation: u64,
     /// Of the config's text.
     pub hash: String,
-    /// `node.id`.
+    /// `node.id`, or the host's name.
     pub node_id: Box<str>,
     /// `node.service`.
     pub node_service: Option<Box<str>>,
@@ -118,10 +119,11 @@ impl Plan {
         let services =
             config.services.iter().map(|service| compile_service(service, &mut names)).collect();
         let routes = config.routes.iter().map(|route| compile_route(route, &mut names)).collect();
+        let node_id = config.node.id.clone().unwrap_or_else(host_name);
         Arc::new(Plan {
             generation,
             hash: hash.to_owned(),
-            node_id: config.node.id.as_str().into(),
+            node_id: node_id.as_str().into(),
             node_service: config.node.service.as_deref().map(Into::into),
             node_zone: config.node.zone.as_deref().map(Into::into),
             listeners,

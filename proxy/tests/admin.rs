@@ -331,6 +331,11 @@ fn metrics_say_who_runs(io: &str) {
         &["ringside_build_info{", r#"node="web-1""#, r#"service="web""#, r#"zone="a""#],
         "1",
     );
+    let nameless = config(echo_origin(), "", "", "").replace("node: { id: test-node }", "");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let start: String = host.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let proxy = Proxy::start(io, &nameless);
+    proxy.metric_becomes(&["ringside_build_info{", &format!("node=\"{start}")], "1");
 }
 
 /// A refusal as RFC 9457 has it: its status and its words.
