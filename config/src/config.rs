@@ -7,6 +7,7 @@ use crate::address::Address;
 use crate::definition::{Key, Kind, Object};
 use crate::listener::{LISTENER, Listener, ListenerKind, listener};
 use crate::names::Names;
+use crate::overlap::warn_of_overlaps;
 use crate::process::{
     ADMIN, Admin, IO_KIND, Io, LIMITS, Limits, NODE, Node, PIN_KIND, PROBES, Pin, Probes, SHUTDOWN,
     Shutdown, WORKERS_KIND, Workers, admin, io, limits, node, pin, probes, shutdown, workers,
@@ -128,6 +129,7 @@ pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
     check_collisions(&bound, fields.report);
     if let (Some(listeners), Some(routes)) = (&listeners, &routes) {
         warn_of_idle_listeners(tree, listeners, routes, fields.report);
+        warn_of_overlaps(tree, routes, fields.report);
     }
     version?;
     Some(Config {

@@ -13,6 +13,7 @@
 //! names                     who is called what, so that references can point forward
 //! config → process, access_log, listener, service, route
 //!                           tree → types, key by key, by the tables of definition
+//! overlap                   what is not wrong and rarely meant: routes in each other's way
 //! ```
 //!
 //! Each of the last ones holds, for one part of the config, the type that comes out, the table
@@ -43,6 +44,7 @@ mod listener;
 mod load;
 mod name;
 mod names;
+mod overlap;
 mod process;
 mod reader;
 mod reference;

@@ -151,6 +151,17 @@ fn strict_makes_errors_of_warnings() {
     let (code, out, said) = ringside(&["check", "--strict", file.to_str().unwrap()]);
     assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
     assert!(said.contains("warning: "), "{said}");
+
+    let tied = VALID.replace(
+        "routes: [",
+        "routes: [{ name: some, matches: [{ path: { prefix: / } }], backends: [{ service: app }] }, ",
+    );
+    let file = folder.file("tied.yaml", tied);
+    let (code, out, said) = check(&file);
+    assert!(code == Some(0) && out.starts_with("valid"), "{said}");
+    assert!(said.contains("`some` can never match") && said.contains("`all`"), "{said}");
+    let (code, _, said) = ringside(&["check", "--strict", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
 }
 
 #[test]
