@@ -120,6 +120,25 @@ fn hundreds_of_thousands_of_mistakes() {
 }
 
 #[test]
+fn warnings_do_not_hide_errors() {
+    let listeners: String = (0..500)
+        .map(|n| {
+            let port = 10_000 + n;
+            format!("- {{ name: l{n}, address: \"127.0.0.1:{port}\", tcp: {{ service: a }}, timeouts: {{}} }}\n")
+        })
+        .collect();
+    let services = "services: [{ name: a, endpoints: [{ address: 127.0.0.1:1 }] }]\n";
+    let text = format!("{services}listeners:\n{listeners}");
+    let warnings = parse("many", &text, Format::Yaml).unwrap().warnings;
+    assert_eq!(warnings.len(), 100);
+    let last = warnings.list.last().unwrap();
+    assert!(last.hint.as_ref().unwrap().ends_with("400 more warnings are not shown"), "{last}");
+    let wrong = format!("{text}workers: many\n");
+    let diagnostics = errors_of(&wrong, Format::Yaml);
+    assert!(diagnostics.to_string().contains("found the text `many`"), "{diagnostics}");
+}
+
+#[test]
 fn many_names_and_as_many_that_are_not_there() {
     let services: String = (0..50_000)
         .map(|n| {
