@@ -4,10 +4,11 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use config::{Config, Io, Loaded, LogOutput};
 use control::{AccessLog, Answer, Control, DataPlane, Listen, Phase};
@@ -28,6 +29,9 @@ const MAILBOX: usize = 4096;
 
 /// Descriptors that are not connections: rings, logs, admin, pipes.
 const DESCRIPTORS_RESERVED: u64 = 256;
+
+/// How often a drain looks whether it is over.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// What the command line overrides.
 #[derive(Debug, Clone, Default)]
@@ -91,21 +95,38 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
     for warning in loaded.warnings.render(crate::check::colours()).lines() {
         say(format_args!("{warning}"));
     }
-    let process = Process::start(loaded, files, overrides)?;
-    loop {
-        match signals.wait() {
+    let mut process = Process::start(loaded, files, overrides)?;
+    let signals = listen_to(signals);
+    while let Ok(signal) = signals.recv() {
+        match signal {
             Signal::Terminate => break,
-            Signal::User1 => process.reopen_logs(),
-            Signal::Hangup => {
-                say(format_args!("SIGHUP: reloading the config is not supported yet; restart"));
-            }
-            Signal::User2 => {
-                say(format_args!("SIGUSR2: upgrading the binary is not supported yet; restart"));
-            }
+            other => process.answer(other),
         }
     }
     process.drain();
+    let mut is_hurried = false;
+    while !process.is_drained() {
+        match signals.recv_timeout(DRAIN_LOOK) {
+            Ok(Signal::Terminate) if !is_hurried => {
+                is_hurried = true;
+                say(format_args!("told to stop again: what is still open is closed now"));
+                process.hurry();
+            }
+            Ok(Signal::Terminate) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(other) => process.answer(other),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    process.end();
     Ok(())
+}
+
+/// Signals as they come, from a thread that ends with the process: who drains waits for them and for
+/// the workers.
+fn listen_to(signals: Signals) -> mpsc::Receiver<Signal> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || while sender.send(signals.wait()).is_ok() {});
+    receiver
 }
 
 /// A running data plane.
@@ -116,6 +137,8 @@ pub struct Process {
     mailboxes: Vec<Sender<Command>>,
     access: Option<Arc<AccessLog>>,
     listeners: Vec<ListenSocket>,
+    /// When the drain began.
+    draining: Option<Instant>,
 }
 
 impl Process {
@@ -191,7 +214,15 @@ impl Process {
         }
         control.set_phase(Phase::Ready);
         say(format_args!("ready"));
-        Ok(Process { plan, control, workers: handles, mailboxes, access, listeners })
+        Ok(Process {
+            plan,
+            control,
+            workers: handles,
+            mailboxes,
+            access,
+            listeners,
+            draining: None,
+        })
     }
 
     /// Where a listener listens, with its real port.
@@ -208,25 +239,57 @@ impl Process {
         }
     }
 
+    /// Does what a signal asks for; to stop is for others.
+    fn answer(&self, signal: Signal) {
+        match signal {
+            Signal::Terminate => {}
+            Signal::User1 => self.reopen_logs(),
+            Signal::Hangup => {
+                say(format_args!("SIGHUP: reloading the config is not supported yet; restart"));
+            }
+            Signal::User2 => {
+                say(format_args!("SIGUSR2: upgrading the binary is not supported yet; restart"));
+            }
+        }
+    }
+
     fn reopen_logs(&self) {
         if let Some(Err(error)) = self.access.as_ref().map(|access| access.reopen()) {
             say(format_args!("access_log: cannot open it again, the old file stays: {error}"));
         }
     }
 
-    /// Finishes what is begun, and ends.
-    pub fn drain(self) {
-        let begun = Instant::now();
+    /// Begins to finish what is begun.
+    pub fn drain(&mut self) {
+        self.draining = Some(Instant::now());
         self.control.set_phase(Phase::Draining);
-        drop(self.listeners);
-        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
-            // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
-            while mailbox.send(Command::Drain).is_err() && !worker.is_finished() {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
+        self.listeners.clear();
+        self.tell(|| Command::Drain);
         // Who reads this finds it true: of the probes, and of every answer from now on.
         say(format_args!("draining"));
+    }
+
+    /// Moves the drain's deadline to now.
+    pub fn hurry(&self) {
+        self.tell(|| Command::Hurry);
+    }
+
+    /// Whether nothing is open any more.
+    pub fn is_drained(&self) -> bool {
+        self.workers.iter().all(JoinHandle::is_finished)
+    }
+
+    fn tell(&self, command: fn() -> Command) {
+        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
+            // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
+            while mailbox.send(command()).is_err() && !worker.is_finished() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Waits until all is drained, and ends.
+    pub fn end(self) {
         for worker in self.workers {
             let _ = worker.join();
         }
@@ -234,7 +297,9 @@ impl Process {
         if let Some(access) = self.access.and_then(Arc::into_inner) {
             access.shutdown();
         }
-        say(format_args!("drained in {:.1} s", begun.elapsed().as_secs_f64()));
+        if let Some(begun) = self.draining {
+            say(format_args!("drained in {:.1} s", begun.elapsed().as_secs_f64()));
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Command {
     Snapshot(control::Answer<Counters>),
     /// Finish what is begun and end.
     Drain,
+    /// Nobody waits any longer: the drain's deadline is now.
+    Hurry,
 }
 
 /// What the workers share: how many connections each serves, and how to write to it. The counters
@@ -173,6 +175,8 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
                 Command::Serve { listener, accepted } => start(listener, accepted),
                 Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
                 Command::Drain => break,
+                // Nothing is drained yet.
+                Command::Hurry => {}
             }
         }
         worker.drain(&mut mailbox, stops, &*start).await;
@@ -317,7 +321,7 @@ impl Worker {
         self.draining.set(true);
         let begun = self.reactor.now();
         let grace = begun + self.plan.shutdown.grace;
-        let deadline = begun + self.plan.shutdown.deadline;
+        let mut deadline = begun + self.plan.shutdown.deadline;
         // Keep accepting for the grace period: whoever balances onto us has not heard yet.
         let mut stops = Some(stops);
         let mut look = begun;
@@ -341,6 +345,7 @@ impl Worker {
                     answer.send(self.counters.borrow().clone());
                 }
                 Some(Some(Command::Drain)) => {}
+                Some(Some(Command::Hurry)) => deadline = self.reactor.now(),
                 Some(None) => self.reactor.sleep_until(look).await,
                 None => {}
             }
