@@ -38,6 +38,9 @@ const QUIET: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_millis(250);
 /// How often a draining worker looks for connections that have become idle.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// How long connections that were cut at the deadline may take to notice and to write their record:
+/// an exchange gives a client that seems to have closed its sending direction a second.
+const LAST_WORDS: Duration = Duration::from_millis(1_200);
 /// How often the loop's lag is measured.
 const LAG_PROBE: Duration = Duration::from_millis(100);
 
@@ -352,6 +355,10 @@ impl Worker {
             self.reactor.yield_now().await;
         }
         self.close(|_| true);
+        let give_up = self.reactor.now() + LAST_WORDS;
+        while !self.connections.borrow().is_empty() && self.reactor.now() < give_up {
+            self.reactor.sleep(DRAIN_LOOK).await;
+        }
         self.upstreams.clear();
     }
 

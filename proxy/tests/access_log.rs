@@ -23,6 +23,34 @@ on_both_drivers! {
     a_reader_that_stopped_holds_nobody_up,
     a_stuck_log_does_not_hold_the_end,
     a_rotated_file_is_opened_anew,
+    what_is_cut_at_the_deadline_is_logged,
+}
+
+/// Waits for an answer, and one that takes its time to read it.
+fn what_is_cut_at_the_deadline_is_logged(io: &str) {
+    let log = Log::new(io, "deadline");
+    let origin = Origin::bind();
+    let text = config(origin.address, "", "", "");
+    let text = text.replace("grace: 100ms, deadline: 5s", "grace: 0s, deadline: 200ms");
+    let mut proxy = log.proxy(io, &text, "");
+    let mut waiting = proxy.connect();
+    waiting.send("GET /waiting HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut silent = origin.accept();
+    silent.message().unwrap();
+    let mut reading = proxy.connect();
+    reading.send("GET /reading HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut slow = origin.accept();
+    slow.message().unwrap();
+    slow.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegun");
+    reading.until(b"begun").unwrap();
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit_code(), Some(0));
+    let mut lines = log.lines(2);
+    lines.sort_by_key(|line| line["path"].to_string());
+    let said = |line: &Value| (line["path"].clone(), line["status"].clone());
+    assert_eq!(said(&lines[0]), ("/reading".into(), 200.into()));
+    assert_eq!(said(&lines[1]), ("/waiting".into(), 499.into()));
+    assert!(lines.iter().all(|line| line["cause"] == "client_gone"), "{lines:?}");
 }
 
 /// A log file of its own, removed in the end.
