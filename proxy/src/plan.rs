@@ -99,8 +99,10 @@ pub struct Service {
 /// One replica.
 pub struct Endpoint {
     pub address: Address,
-    /// As logs and the `host` of requests without one say it.
+    /// As the `host` of requests without one says it.
     pub text: Box<str>,
+    /// As the config spells it, for logs.
+    pub name: Box<str>,
     pub weight: u32,
 }
 
@@ -246,6 +248,7 @@ fn compile_service(service: &config::Service, names: &mut Names) -> Service {
             config::Address::Ip(ip) => ip.to_string().into(),
             config::Address::Unix(_) | config::Address::Abstract(_) => "localhost".into(),
         },
+        name: endpoint.address.to_string().into(),
         weight: endpoint.weight,
     });
     Service {
