@@ -25,6 +25,7 @@ pub mod request_id;
 pub mod route;
 pub mod run;
 pub mod say;
+pub mod socket_file;
 pub mod spare;
 pub mod telemetry;
 pub mod upstream;

@@ -18,6 +18,7 @@ use reactor::{Backend, BufferOptions, ListenSocket, Sender, Signal, Signals};
 use crate::cpus::{Cpus, Placement};
 use crate::plan::Plan;
 use crate::say::say;
+use crate::socket_file::SocketFile;
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::names::Names;
@@ -137,6 +138,8 @@ pub struct Process {
     mailboxes: Vec<Sender<Command>>,
     access: Option<Arc<AccessLog>>,
     listeners: Vec<ListenSocket>,
+    /// Removed when the process ends, however it comes to that.
+    socket_files: Vec<SocketFile>,
     /// When the drain began.
     draining: Option<Instant>,
 }
@@ -166,6 +169,11 @@ impl Process {
             })
         });
         let listeners: Vec<ListenSocket> = listeners.collect::<Result<_, _>>()?;
+        let paths = plan.listeners.iter().filter_map(|listener| match &listener.address {
+            reactor::Address::Unix(path) => Some(SocketFile::of(path)),
+            reactor::Address::Ip(_) | reactor::Address::Abstract(_) => None,
+        });
+        let socket_files = paths.collect();
         let (access, sinks) = open_access_log(&config, placement.workers)?;
         let access = access.map(Arc::new);
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
@@ -221,6 +229,7 @@ impl Process {
             mailboxes,
             access,
             listeners,
+            socket_files,
             draining: None,
         })
     }
@@ -293,6 +302,7 @@ impl Process {
         for worker in self.workers {
             let _ = worker.join();
         }
+        drop(self.socket_files);
         self.control.shutdown();
         if let Some(access) = self.access.and_then(Arc::into_inner) {
             access.shutdown();

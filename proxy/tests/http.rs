@@ -444,7 +444,7 @@ fn unix_sockets_on_both_sides(io: &str) {
             &format!("name: web, address: \"unix:{}\"", front.display()),
         )
         .replace("127.0.0.1:1\"", &format!("unix:{}\"", back.display()));
-    let proxy = Proxy::start(io, &text);
+    let mut proxy = Proxy::start(io, &text);
     let mut client = UnixStream::connect(&front).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").unwrap();
@@ -452,7 +452,8 @@ fn unix_sockets_on_both_sides(io: &str) {
     client.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK") && response.ends_with("ok"), "{response}");
     drop(play.join().unwrap());
-    drop(proxy);
-    let _ = std::fs::remove_file(front);
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit_code(), Some(0));
+    assert!(!front.exists(), "it is removed at the end");
     let _ = std::fs::remove_file(back);
 }
