@@ -48,7 +48,7 @@ impl Bound {
     /// Binds the admin listener. TCP is for loopback only: admin has no tokens yet.
     pub(crate) fn admin(listen: &Listen) -> io::Result<Bound> {
         match listen {
-            Listen::Tcp(address) if !address.ip().is_loopback() => {
+            Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => {
                 let hint = "admin listens on a Unix socket or on loopback (127.0.0.1, [::1]) only";
                 Err(failed("admin", listen, &ErrorKind::InvalidInput.into(), Some(hint)))
             }

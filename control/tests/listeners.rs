@@ -253,6 +253,16 @@ fn a_refused_bind_says_where_and_what_to_check() {
 }
 
 #[test]
+fn ipv4_in_ipv6_clothes_is_loopback_too() {
+    let mapped = Some(Listen::Tcp("[::ffff:127.0.0.1]:0".parse().unwrap()));
+    let control = control::start(options(mapped, None), two()).unwrap();
+    let address = tcp(control.admin_address());
+    let stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET /version HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    assert!(answer_to(stream, &request).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
 fn shutdown_frees_the_port_though_a_client_hangs_on() {
     let control = start(two());
     let probes = tcp(control.probes_address());
