@@ -24,12 +24,13 @@ pub struct Node {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Without authentication, so always [`Address::is_local`].
+    /// Without authentication, so always [`Address::is_local`]; never abstract.
     pub address: Address,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probes {
+    /// Never abstract.
     pub address: Address,
 }
 
@@ -116,7 +117,7 @@ pub(crate) const ADMIN: Object = Object {
     about: "The REST interface for operators.",
     one_of: &[],
     keys: &[
-        Key::required("address", Kind::Address, "Loopback or a Unix socket."),
+        Key::required("address", Kind::Address, "Loopback or `unix:/path`."),
         Key::optional("auth", Kind::Word(&AUTH), "Left out: `none` on a Unix socket."),
         Key::not_yet("tokens"),
         Key::not_yet("tls"),
@@ -129,7 +130,7 @@ pub(crate) const PROBES: Object = Object {
     name: "probes",
     about: "`/livez`, `/readyz` and `/metrics`, for anybody.",
     one_of: &[],
-    keys: &[Key::required("address", Kind::Address, "Where they are served.")],
+    keys: &[Key::required("address", Kind::Address, "Where they are served; not `unix:@name`.")],
 };
 
 pub(crate) const LIMITS: Object = Object {
@@ -181,7 +182,7 @@ pub(crate) fn node(tree: &Tree, report: &mut Report<'_>) -> Option<Node> {
 
 pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
     let mut fields = report.fields(tree, &ADMIN)?;
-    let address = fields.get("address", listen_address);
+    let address = fields.get("address", control_address);
     let auth = fields.find("auth", |tree, report| word(tree, report, &AUTH));
     let (address, auth) = (address?, auth?);
     let span = fields.node("address").map_or(fields.span, |node| node.span);
@@ -201,7 +202,19 @@ pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
 
 pub(crate) fn probes(tree: &Tree, report: &mut Report<'_>) -> Option<Probes> {
     let mut fields = report.fields(tree, &PROBES)?;
-    Some(Probes { address: fields.get("address", listen_address)? })
+    Some(Probes { address: fields.get("address", control_address)? })
+}
+
+/// Nobody may connect to these but by the mode of a file, which an abstract socket has not.
+fn control_address(tree: &Tree, report: &mut Report<'_>) -> Option<Address> {
+    let address = listen_address(tree, report)?;
+    if let Address::Abstract(name) = &address {
+        let message = "an abstract socket has no file mode to protect it";
+        let hint = format!("use a path: `unix:/run/{}.sock`", name.escape_debug());
+        report.add(Problem::error(tree.span, message).hint(hint));
+        return None;
+    }
+    Some(address)
 }
 
 pub(crate) fn workers(tree: &Tree, report: &mut Report<'_>) -> Option<Workers> {

@@ -33,8 +33,8 @@ enum Command {
         #[arg(long)]
         io: Option<IoArgument>,
         /// Where to serve the admin API, instead of what the config says: unix:PATH or IP:PORT.
-        #[arg(long, value_parser = listen)]
-        admin: Option<control::Listen>,
+        #[arg(long)]
+        admin: Option<config::Address>,
     },
     /// Say whether a config is valid: 0 valid, 1 invalid, 2 could not be read.
     Check {
@@ -93,14 +93,6 @@ impl From<IoArgument> for config::Io {
             IoArgument::Epoll => config::Io::Epoll,
         }
     }
-}
-
-fn listen(text: &str) -> Result<control::Listen, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(control::Listen::Unix(path.into()));
-    }
-    let address = text.parse().map_err(|_| "write unix:PATH or IP:PORT".to_owned())?;
-    Ok(control::Listen::Tcp(address))
 }
 
 fn main() -> ExitCode {

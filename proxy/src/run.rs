@@ -39,7 +39,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 pub struct Overrides {
     pub workers: Option<std::num::NonZeroUsize>,
     pub io: Option<Io>,
-    pub admin: Option<Listen>,
+    pub admin: Option<config::Address>,
 }
 
 /// Why the process could not start, in words that say what to do.
@@ -374,12 +374,8 @@ fn start_control(
     mailboxes: &[Sender<Command>],
     access: Option<Arc<AccessLog>>,
 ) -> Result<Control, StartError> {
-    let admin = overrides.admin.clone();
-    let admin = match (admin, &config.admin) {
-        (Some(admin), _) => Some(admin),
-        (None, Some(admin)) => Some(listen(&admin.address)?),
-        (None, None) => None,
-    };
+    let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
+    let admin = admin.map(listen).transpose()?;
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
     let options = control::Options {
         admin,
@@ -408,8 +404,9 @@ fn listen(address: &config::Address) -> Result<Listen, StartError> {
     match address {
         config::Address::Ip(ip) => Ok(Listen::Tcp(*ip)),
         config::Address::Unix(path) => Ok(Listen::Unix(path.clone())),
+        // From the command line: the config holds none.
         config::Address::Abstract(name) => Err(StartError::Control(io::Error::other(format!(
-            "unix:@{name}: abstract sockets have no file mode to protect them; use a path"
+            "unix:@{name}: an abstract socket has no file mode to protect it; use a path"
         )))),
     }
 }

@@ -262,12 +262,27 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
         (&["check", "x.yaml", "--strickt"], "'--strict'"),
         (&["run", "x.yaml", "--workers", "0"], "--workers"),
         (&["run", "x.yaml", "--io", "kqueue"], "io_uring"),
-        (&["run", "x.yaml", "--admin", "everywhere"], "unix:PATH or IP:PORT"),
+        (&["run", "x.yaml", "--admin", "unix:here"], "begins with `/`"),
+        (&["run", "x.yaml", "--admin", "everywhere"], "is not an address"),
     ] {
         let (code, out, said) = ringside(arguments);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
         assert!(said.contains(says), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn admin_is_not_at_an_abstract_socket() {
+    let folder = Folder::new("abstract");
+    let says = "an abstract socket has no file mode to protect it";
+    for key in ["admin", "probes"] {
+        let text = format!("{VALID}{key}: {{ address: \"unix:@x\" }}\n");
+        let (code, _, said) = check(&folder.file("a.yaml", text));
+        assert!(code == Some(1) && said.contains(says), "{key}: {said}");
+    }
+    let file = folder.file("b.yaml", VALID.replace("127.0.0.1:8080", "127.0.0.1:0"));
+    let (code, _, said) = ringside(&["run", file.to_str().unwrap(), "--admin", "unix:@x"]);
+    assert!(code == Some(2) && said.contains(says), "{said}");
 }
 
 #[test]
