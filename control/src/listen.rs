@@ -7,11 +7,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Connections that the kernel queues while we are busy.
 const BACKLOG: i32 = 128;
+/// How long a bind waits for an address that a predecessor still holds; the data plane's listeners
+/// wait as long.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// An address to listen on, or one that is listened on: then with the port that was chosen for 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +67,22 @@ impl Bound {
         Bound::new("probes", listen)
     }
 
+    /// Blocks for up to [`BIND_PATIENCE`] while the address is in use.
     fn new(name: &str, listen: &Listen) -> io::Result<Bound> {
-        let bound = match listen {
-            Listen::Unix(path) => bind_unix(path),
-            Listen::Tcp(address) => bind_tcp(*address),
-        };
-        bound.map_err(|error| failed(name, listen, &error, hint(listen, error.kind())))
+        let give_up = Instant::now() + BIND_PATIENCE;
+        loop {
+            let bound = match listen {
+                Listen::Unix(path) => bind_unix(path),
+                Listen::Tcp(address) => bind_tcp(*address),
+            };
+            match bound {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
+                    thread::sleep(RETRY_AFTER);
+                }
+                Err(error) => return Err(failed(name, listen, &error, hint(listen, error.kind()))),
+                Ok(bound) => return Ok(bound),
+            }
+        }
     }
 }
 
