@@ -87,7 +87,15 @@ impl Bound {
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
-    let listener = TcpListener::bind(address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 too, whatever the system's default (net.ipv6.bindv6only).
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     let address = Listen::Tcp(listener.local_addr()?);
     Ok(Bound { socket: Listening::Tcp(listener), address })

@@ -25,6 +25,7 @@ on_both_drivers! {
     causes_are_named,
     limits_are_kept,
     unix_sockets_on_both_sides,
+    any_address_of_ipv6_takes_ipv4_too,
 }
 
 fn proxy(io: &str, origin: std::net::SocketAddr) -> Proxy {
@@ -418,6 +419,17 @@ fn limits_are_kept(io: &str) {
     assert_eq!(refused(post(&chunks)), body_too_large);
     let fitting = proxy.connect().ask(get(&"a: b\r\n".repeat(90)));
     assert_eq!(fitting.status(), 200);
+}
+
+fn any_address_of_ipv6_takes_ipv4_too(io: &str) {
+    let text = config("127.0.0.1:1".parse().unwrap(), "", "", "")
+        .replace(r#"name: web, address: "127.0.0.1:0""#, r#"name: web, address: "[::]:0""#)
+        .replace(r#"probes: { address: "127.0.0.1:0" }"#, r#"probes: { address: "[::]:0" }"#);
+    let proxy = Proxy::start(io, &text);
+    for port in [proxy.address("web").port(), proxy.probes().stream().peer_addr().unwrap().port()] {
+        let mut client = Client::connect(([127, 0, 0, 1], port).into());
+        assert!(client.ask("GET /livez HTTP/1.1\r\nhost: web\r\n\r\n").status() >= 200);
+    }
 }
 
 fn unix_sockets_on_both_sides(io: &str) {
