@@ -272,6 +272,37 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
 }
 
 #[test]
+fn commands_of_later_are_known_and_not_supported_yet() {
+    let help = ringside(&["--help"]).1;
+    for line in [
+        "schema",
+        "explain -c x.yaml GET http://a/ -H a:b --help",
+        "push x.yaml --dry-run --wait 5s",
+        "rollback 3",
+        "diff x.yaml",
+        "status -o json",
+        "endpoints eject a b",
+        "certs",
+        "top",
+        "tap --route r",
+        "drain",
+        "undrain",
+        "wait --ready",
+        "doctor",
+        "intercept install",
+        "upgrade",
+        "completions bash",
+        "man",
+    ] {
+        let (code, out, said) = ringside(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{line}: {said}");
+        assert!(said.contains("not supported yet") && said.lines().count() == 1, "{line}: {said}");
+        let name = line.split(' ').next().unwrap();
+        assert!(!help.contains(&format!("\n  {name}")), "{help}");
+    }
+}
+
+#[test]
 fn admin_is_not_at_an_abstract_socket() {
     let folder = Folder::new("abstract");
     let says = "an abstract socket has no file mode to protect it";
