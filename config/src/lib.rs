@@ -67,7 +67,7 @@ pub use listener::{
 };
 pub use load::{Failure, Format, Loaded, load, parse};
 pub use name::Name;
-pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, Workers};
+pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, WORKERS_MAX, Workers};
 pub use reference::reference;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
 pub use service::{Balance, Endpoint, Pool, Service};

@@ -217,8 +217,10 @@ fn control_address(tree: &Tree, report: &mut Report<'_>) -> Option<Address> {
     Some(address)
 }
 
+/// More threads than any machine has cores for.
+pub const WORKERS_MAX: u32 = 1024;
+
 pub(crate) fn workers(tree: &Tree, report: &mut Report<'_>) -> Option<Workers> {
-    const WORKERS_MAX: u32 = 1024;
     match tree.as_scalar() {
         Some(scalar) if scalar.text == "auto" => Some(Workers::Auto),
         _ => count(tree, report, WORKERS_MAX).map(Workers::Count),

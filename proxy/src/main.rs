@@ -27,8 +27,8 @@ enum Command {
         #[command(flatten)]
         files: Files,
         /// Worker threads, instead of what the config says.
-        #[arg(long)]
-        workers: Option<NonZeroUsize>,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(config::WORKERS_MAX)))]
+        workers: Option<u32>,
         /// Which kernel interface to use, instead of what the config says.
         #[arg(long)]
         io: Option<IoArgument>,
@@ -145,6 +145,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Run { files, workers, io, admin } => {
+            let workers = workers.and_then(|count| NonZeroUsize::new(count as usize));
             let overrides = run::Overrides { workers, io: io.map(Into::into), admin };
             run::run(&files.all()?, &overrides).map_err(|error| error.to_string())?;
             Ok(ExitCode::SUCCESS)

@@ -261,6 +261,7 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
         (&["chekc", "x.yaml"], "'check'"),
         (&["check", "x.yaml", "--strickt"], "'--strict'"),
         (&["run", "x.yaml", "--workers", "0"], "--workers"),
+        (&["run", "x.yaml", "--workers", "1025"], "1..=1024"),
         (&["run", "x.yaml", "--io", "kqueue"], "io_uring"),
         (&["run", "x.yaml", "--admin", "unix:here"], "begins with `/`"),
         (&["run", "x.yaml", "--admin", "everywhere"], "is not an address"),
