@@ -52,7 +52,7 @@ enum Command {
     /// Two small services, a sidecar beside each, and traffic between them; needs nothing.
     Demo {
         /// Stop after so many seconds; without it, on ctrl-C.
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: Option<u64>,
     },
 }

@@ -262,6 +262,7 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
         (&["check", "x.yaml", "--strickt"], "'--strict'"),
         (&["run", "x.yaml", "--workers", "0"], "--workers"),
         (&["run", "x.yaml", "--workers", "1025"], "1..=1024"),
+        (&["demo", "--seconds", "0"], "0 is not in 1.."),
         (&["run", "x.yaml", "--io", "kqueue"], "io_uring"),
         (&["run", "x.yaml", "--admin", "unix:here"], "begins with `/`"),
         (&["run", "x.yaml", "--admin", "everywhere"], "is not an address"),
