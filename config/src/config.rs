@@ -172,6 +172,11 @@ fn listeners(
         report.add(Problem::error(tree.span, message));
         return None;
     }
+    if matches!(&tree.value, Value::Null) || matches!(&tree.value, Value::List(l) if l.is_empty()) {
+        let hint = "add one: `- { name: web, address: \"127.0.0.1:8080\", http: {} }`";
+        report.add(Problem::error(tree.span, "a config needs at least one listener").hint(hint));
+        return None;
+    }
     list(tree, report, |tree, report| {
         let listener = listener(tree, report, names, header_size_max)?;
         let span = tree.get("address").map_or(tree.span, |address| address.span);

@@ -127,6 +127,7 @@ fn a_file_without_end() {
 #[test]
 fn a_mark_at_the_beginning_is_not_content() {
     let folder = Folder::new("mark");
-    let marked = folder.write("a.json", format!("\u{feff}{}", r#"{"listeners": []}"#));
+    let text = r#"{"listeners": [{"name": "web", "address": "127.0.0.1:80", "http": {}}]}"#;
+    let marked = folder.write("a.json", format!("\u{feff}{text}"));
     assert!(load(&[marked]).is_ok());
 }
