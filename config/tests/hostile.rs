@@ -120,6 +120,26 @@ fn hundreds_of_thousands_of_mistakes() {
 }
 
 #[test]
+fn millions_of_values() {
+    let ones = "1,".repeat(5 << 20);
+    expect(&format!("a: [{ones}1]"), Format::Yaml, "at most 4000000 keys and values");
+    expect(&format!("{{\"a\": [{ones}1]}}"), Format::Json, "at most 4000000 keys and values");
+    for text in [
+        format!("a = [{ones}1]"),
+        format!("a = \"\\\"'#\" # \"\na = '\"' # '\nb = [{ones}1]"),
+        format!("a = \"\"\"\"\n\"\"\"\nb = [{ones}1]"),
+        format!("a = \"\nb = [{ones}1]"),
+        "[[a]]\n".repeat(5 << 20),
+        "[a.a.a.a.a.a.a.b]\n".repeat(1 << 20),
+    ] {
+        expect(&text, Format::Toml, "at most 4000000 keys and values");
+    }
+    // What stands in strings and comments does not count.
+    let text = format!("a = \"{ones}\" # {ones}\n");
+    expect(&text, Format::Toml, "unknown key `a`");
+}
+
+#[test]
 fn warnings_do_not_hide_errors() {
     let listeners: String = (0..500)
         .map(|n| {
