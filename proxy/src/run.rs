@@ -156,9 +156,11 @@ impl Process {
         let Loaded { mut config, hash, .. } = loaded;
         config.limits.connections = affordable(config.limits.connections)?;
         let plan = Plan::compile(&config, &hash, 1, Names::default());
-        let io = choose_backend(overrides.io.unwrap_or(config.io))?;
         let workers = overrides.workers.map_or(config.workers, config::Workers::Count);
         let placement = Cpus::detect().place(workers, config.pin);
+        let io = overrides.io.unwrap_or(config.io);
+        let start = |backend| start_loops(backend, &placement);
+        let (io, loops) = choose_io(io, reactor::probe_io_uring, start)?;
         announce(&config, &plan, files, &placement, &io);
 
         let listeners = plan.listeners.iter().map(|listener| {
@@ -187,9 +189,10 @@ impl Process {
             listeners: listeners.iter().map(|_| CachePadded::default()).collect(),
             accepting: AtomicUsize::new(listeners.len() * placement.workers),
         });
-        let (ready, started) = mpsc::channel();
-        let mut handles = Vec::new();
-        for (index, (mailbox, access)) in receivers.into_iter().zip(sinks).enumerate() {
+        let mut workers = Vec::new();
+        for (index, (worker, (mailbox, access))) in
+            loops.into_iter().zip(receivers.into_iter().zip(sinks)).enumerate()
+        {
             let setup = Setup {
                 index,
                 plan: plan.clone(),
@@ -198,18 +201,9 @@ impl Process {
                 listeners: listeners.clone(),
                 access,
             };
-            let options = reactor::Options {
-                backend: io.backend,
-                buffers: BufferOptions::default(),
-                seed: seed(index),
-            };
-            let core = placement.cores.as_ref().map(|cores| cores[index]);
-            let handle = worker::start(options, core, setup, ready.clone());
-            handles.push(handle.map_err(StartError::Worker)?);
-        }
-        for _ in 0..placement.workers {
-            let result = started.recv().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-            result.map_err(StartError::Worker)?;
+            // One that has panicked by now is noticed as any other.
+            let _ = worker.setup.send(setup);
+            workers.push(worker.thread);
         }
         for (listener, socket) in plan.listeners.iter().zip(&listeners) {
             say(format_args!("listener {}: {}", listener.name, socket.address()));
@@ -225,7 +219,7 @@ impl Process {
         Ok(Process {
             plan,
             control,
-            workers: handles,
+            workers,
             mailboxes,
             access,
             listeners,
@@ -319,15 +313,60 @@ struct ChosenIo {
     reason: String,
 }
 
-fn choose_backend(io: Io) -> Result<ChosenIo, StartError> {
-    let chosen = |backend, reason: &str| ChosenIo { backend, reason: reason.to_owned() };
-    match (io, reactor::probe_io_uring()) {
-        (Io::Epoll, _) => Ok(chosen(Backend::Epoll, "io: epoll")),
-        (Io::IoUring, Ok(())) => Ok(chosen(Backend::IoUring, "io: io_uring")),
-        (Io::IoUring, Err(error)) => Err(StartError::IoUring(error)),
-        (Io::Auto, Ok(())) => Ok(chosen(Backend::IoUring, "the self-test passed")),
-        (Io::Auto, Err(error)) => {
-            Ok(chosen(Backend::Epoll, &format!("io_uring does not work here: {error}")))
+/// Starts the workers' loops on the driver that `io` asks for, or where that is left to us, on epoll
+/// if io_uring does not work here. io_uring is tried only where it may be used.
+fn choose_io<T>(
+    io: Io,
+    probe: impl FnOnce() -> io::Result<()>,
+    mut start: impl FnMut(Backend) -> io::Result<T>,
+) -> Result<(ChosenIo, T), StartError> {
+    let mut on = |backend, reason: String| {
+        let started = start(backend).map_err(StartError::Worker)?;
+        Ok((ChosenIo { backend, reason }, started))
+    };
+    match io {
+        Io::Epoll => on(Backend::Epoll, "io: epoll".to_owned()),
+        Io::IoUring => {
+            probe().map_err(StartError::IoUring)?;
+            on(Backend::IoUring, "io: io_uring".to_owned())
+        }
+        Io::Auto => {
+            let passed = "the self-test passed".to_owned();
+            let error = match probe().map(|()| on(Backend::IoUring, passed)) {
+                Ok(Err(StartError::Worker(error))) => {
+                    format!("a worker could not have io_uring: {error}")
+                }
+                Err(error) => format!("io_uring does not work here: {error}"),
+                Ok(started) => return started,
+            };
+            on(Backend::Epoll, error)
+        }
+    }
+}
+
+/// Starts each worker's loop; if one cannot be made, there is none.
+fn start_loops(backend: Backend, placement: &Placement) -> io::Result<Vec<worker::Idle>> {
+    let (ready, started) = mpsc::channel();
+    let workers = (0..placement.workers).map(|index| {
+        let options =
+            reactor::Options { backend, buffers: BufferOptions::default(), seed: seed(index) };
+        let core = placement.cores.as_ref().map(|cores| cores[index]);
+        worker::start(index, options, core, ready.clone())
+    });
+    let workers: Vec<worker::Idle> = workers.collect::<io::Result<_>>()?;
+    drop(ready);
+    let result = workers
+        .iter()
+        .try_for_each(|_| started.recv().unwrap_or_else(|_| Err(io::Error::other("it panicked"))));
+    match result {
+        Ok(()) => Ok(workers),
+        Err(error) => {
+            for worker::Idle { thread, setup } in workers {
+                drop(setup);
+                // What it has taken of the machine is given back before another try.
+                let _ = thread.join();
+            }
+            Err(error)
         }
     }
 }
@@ -481,4 +520,42 @@ fn seed(worker: usize) -> u64 {
     now as u64
         ^ u64::from(std::process::id()) << 32
         ^ (worker as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which driver is chosen where io_uring works as told, in the self-test and for the workers.
+    fn chosen(io: Io, probed: bool, started: bool) -> Result<(&'static str, String), String> {
+        let works = |works: bool| match works {
+            true => Ok(()),
+            false => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
+        };
+        let start = |backend| works(started || backend == Backend::Epoll);
+        let chosen = choose_io(io, || works(probed), start);
+        chosen.map(|(io, ())| (io.backend.name(), io.reason)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn all_workers_are_on_epoll_where_one_cannot_have_io_uring() {
+        let auto = |probed, started| chosen(Io::Auto, probed, started).unwrap();
+        assert_eq!(auto(true, true), ("io_uring", "the self-test passed".to_owned()));
+        let (driver, reason) = auto(true, false);
+        assert!(driver == "epoll" && reason.contains("out of memory"), "{reason}");
+        let (driver, reason) = auto(false, false);
+        assert!(driver == "epoll" && reason.contains("does not work here"), "{reason}");
+        assert_eq!(chosen(Io::IoUring, true, true).unwrap().0, "io_uring");
+        for (probed, started) in [(false, true), (true, false)] {
+            assert!(chosen(Io::IoUring, probed, started).is_err(), "asked for, so not replaced");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_epoll_gets_no_self_test() {
+        let probe = || panic!("io_uring is not tried");
+        let (chosen, ()) =
+            choose_io(Io::Epoll, probe, |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(chosen.backend, Backend::Epoll);
+    }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -393,15 +394,24 @@ pub fn moment(now: Instant) -> Duration {
     Duration::from_nanos(now.as_nanos())
 }
 
-/// Starts a worker on a thread of its own, pinned to `core` if one is given.
+/// A worker's thread with its event loop, which waits to be told what to serve. Dropping it ends the
+/// thread.
+pub struct Idle {
+    pub thread: JoinHandle<()>,
+    pub setup: mpsc::Sender<Setup>,
+}
+
+/// Starts a worker on a thread of its own, pinned to `core` if one is given. `ready` hears whether its
+/// loop could be made.
 pub fn start(
+    index: usize,
     options: reactor::Options,
     core: Option<usize>,
-    setup: Setup,
     ready: mpsc::Sender<io::Result<()>>,
-) -> io::Result<std::thread::JoinHandle<()>> {
-    let name = format!("worker-{}", setup.index);
-    std::thread::Builder::new().name(name).spawn(move || {
+) -> io::Result<Idle> {
+    let (setup, told) = mpsc::channel();
+    let name = format!("worker-{index}");
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         if let Some(id) = core {
             // Where the mask has changed since, the scheduler decides.
             core_affinity::set_for_current(core_affinity::CoreId { id });
@@ -409,10 +419,14 @@ pub fn start(
         let said = ready.clone();
         let result = reactor::run(options, |reactor| async move {
             let _ = said.send(Ok(()));
-            serve(reactor, setup).await;
+            // Blocks the loop, in which nothing is yet. No setup: another worker has no loop.
+            if let Ok(setup) = told.recv() {
+                serve(reactor, setup).await;
+            }
         });
         if let Err(error) = result {
             let _ = ready.send(Err(error));
         }
-    })
+    })?;
+    Ok(Idle { thread, setup })
 }
