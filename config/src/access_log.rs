@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use crate::definition::{Key, Kind, Object, Words};
 use crate::diagnostic::quoted;
-use crate::name::header_name;
-use crate::reader::{list, text, word};
+use crate::reader::{text, word};
 use crate::report::{Complaint, Report};
 use crate::tree::Node;
 use crate::units::{Ratio, ratio};
@@ -16,8 +15,6 @@ pub struct AccessLog {
     pub output: LogOutput,
     /// How many of the exchanges are written.
     pub sample: Ratio,
-    /// Header names in lower case whose values are never written.
-    pub redact: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +44,7 @@ pub(crate) const ACCESS_LOG: Object = Object {
             "A file is named with a `/` in it.",
         ),
         Key::default("sample", Kind::Ratio, "100%", "How many of the exchanges are written."),
-        Key::default(
-            "redact",
-            Kind::List(&Kind::HeaderName),
-            "[authorization, cookie]",
-            "Headers whose values are never written.",
-        ),
+        Key::not_yet("redact"),
     ],
 };
 
@@ -61,8 +53,7 @@ pub(crate) fn access_log(node: &Node, report: &mut Report<'_>) -> Option<AccessL
     let format = fields.get("format", |node, report| word(node, report, &FORMAT));
     let output = fields.get("output", output);
     let sample = fields.get("sample", ratio);
-    let redact = fields.get("redact", |node, report| list(node, report, header_name));
-    Some(AccessLog { format: format?, output: output?, sample: sample?, redact: redact? })
+    Some(AccessLog { format: format?, output: output?, sample: sample? })
 }
 
 fn output(node: &Node, report: &mut Report<'_>) -> Option<LogOutput> {

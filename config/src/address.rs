@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 
@@ -30,6 +31,18 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Abstract(name) => write!(f, "unix:@{name}"),
         }
+    }
+}
+
+/// From the same text, as the command line has it; an error is in words, with what to write.
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Address, String> {
+        parse(given).map_err(|Complaint { message, hint }| match hint {
+            Some(hint) => format!("{message}; {hint}"),
+            None => message,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use crate::address::Address;
 use crate::definition::{Key, Kind, Object};
 use crate::listener::{LISTENER, Listener, ListenerKind, listener};
 use crate::names::Names;
+use crate::overlap::warn_of_overlaps;
 use crate::process::{
     ADMIN, Admin, IO_KIND, Io, LIMITS, Limits, NODE, Node, PIN_KIND, PROBES, Pin, Probes, SHUTDOWN,
     Shutdown, WORKERS_KIND, Workers, admin, io, limits, node, pin, probes, shutdown, workers,
@@ -128,6 +129,7 @@ pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
     check_collisions(&bound, fields.report);
     if let (Some(listeners), Some(routes)) = (&listeners, &routes) {
         warn_of_idle_listeners(tree, listeners, routes, fields.report);
+        warn_of_overlaps(tree, routes, fields.report);
     }
     version?;
     Some(Config {
@@ -168,6 +170,11 @@ fn listeners(
     {
         let message = format!("a config has at most {LISTENERS_MAX} listeners");
         report.add(Problem::error(tree.span, message));
+        return None;
+    }
+    if matches!(&tree.value, Value::Null) || matches!(&tree.value, Value::List(l) if l.is_empty()) {
+        let hint = "add one: `- { name: web, address: \"127.0.0.1:8080\", http: {} }`";
+        report.add(Problem::error(tree.span, "a config needs at least one listener").hint(hint));
         return None;
     }
     list(tree, report, |tree, report| {

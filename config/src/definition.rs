@@ -44,11 +44,9 @@ pub(crate) enum Kind {
     Ratio,
     Address,
     Network,
-    HeaderName,
     Method,
     Host,
     Path,
-    Labels,
     Word(&'static dyn Vocabulary),
     /// `none`, or the other.
     OrNone(&'static Kind),

@@ -13,6 +13,7 @@
 //! names                     who is called what, so that references can point forward
 //! config → process, access_log, listener, service, route
 //!                           tree → types, key by key, by the tables of definition
+//! overlap                   what is not wrong and rarely meant: routes in each other's way
 //! ```
 //!
 //! Each of the last ones holds, for one part of the config, the type that comes out, the table
@@ -43,6 +44,7 @@ mod listener;
 mod load;
 mod name;
 mod names;
+mod overlap;
 mod process;
 mod reader;
 mod reference;
@@ -65,7 +67,7 @@ pub use listener::{
 };
 pub use load::{Failure, Format, Loaded, load, parse};
 pub use name::Name;
-pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, Workers};
+pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, WORKERS_MAX, Workers};
 pub use reference::reference;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
 pub use service::{Balance, Endpoint, Pool, Service};

@@ -85,16 +85,6 @@ pub(crate) fn name(node: &Node, report: &mut Report<'_>) -> Option<Name> {
     })
 }
 
-/// A header name in lower case.
-pub(crate) fn header_name(node: &Node, report: &mut Report<'_>) -> Option<String> {
-    text(node, report, "a header name", |given| {
-        if is_token(given) {
-            return Ok(given.to_ascii_lowercase());
-        }
-        Err(Complaint::new(format!("{} is not a header name", quoted(given))))
-    })
-}
-
 /// RFC 9110 §5.6.2, and not longer than anybody's.
 pub(crate) fn is_token(text: &str) -> bool {
     const TOKEN_BYTES_MAX: usize = 256;

@@ -3,10 +3,15 @@
 
 use std::collections::HashMap;
 
+use crate::config::CONFIG;
+use crate::definition::Object;
 use crate::diagnostic::quoted;
+use crate::listener::LISTENER;
 use crate::name::name;
-use crate::reader::closest;
+use crate::reader::{closest, meant};
 use crate::report::{Problem, Report};
+use crate::route::ROUTE;
+use crate::service::SERVICE;
 use crate::source::Span;
 use crate::tree::{Node, Value};
 
@@ -15,6 +20,8 @@ pub(crate) struct Names {
     services: Index,
     /// Those listeners that speak HTTP, by index.
     http_listeners: Vec<usize>,
+    /// Those of which it is not known, because of a mistake that is reported with them.
+    unclear_listeners: Vec<usize>,
 }
 
 /// The names of one list, and where each stands in it.
@@ -31,13 +38,19 @@ struct Named {
 impl Names {
     /// Reports every name that is there twice.
     pub(crate) fn index(root: &Node, report: &mut Report<'_>) -> Names {
-        let listeners = Index::of(root, "listeners", "listener", report);
-        let services = Index::of(root, "services", "service", report);
-        Index::of(root, "routes", "route", report);
-        let http_listeners = items(root.get("listeners")).enumerate();
-        let http_listeners = http_listeners.filter(|(_, node)| node.get("http").is_some());
-        let http_listeners = http_listeners.map(|(index, _)| index).collect();
-        Names { listeners, services, http_listeners }
+        let listeners = Index::of(root, "listeners", &LISTENER, report);
+        let services = Index::of(root, "services", &SERVICE, report);
+        Index::of(root, "routes", &ROUTE, report);
+        let (mut http_listeners, mut unclear_listeners) = (Vec::new(), Vec::new());
+        for (index, node) in items(meant(root, &CONFIG, "listeners")).enumerate() {
+            let speaks = |what| meant(node, &LISTENER, what).is_some();
+            match (speaks("http"), speaks("tcp")) {
+                (true, _) => http_listeners.push(index),
+                (false, true) => {}
+                (false, false) => unclear_listeners.push(index),
+            }
+        }
+        Names { listeners, services, http_listeners, unclear_listeners }
     }
 
     /// Index of the service that the text names.
@@ -48,6 +61,9 @@ impl Names {
     /// Index of the http listener that the text names.
     pub(crate) fn http_listener(&self, node: &Node, report: &mut Report<'_>) -> Option<usize> {
         let index = self.listeners.find(node, "listener", report)?;
+        if self.unclear_listeners.binary_search(&index).is_ok() {
+            return None;
+        }
         if self.http_listeners.binary_search(&index).is_err() {
             let message = "a route needs an http listener, and this is not one";
             report.add(Problem::error(node.span, message));
@@ -59,17 +75,22 @@ impl Names {
     pub(crate) fn http_listeners(&self) -> &[usize] {
         &self.http_listeners
     }
+
+    /// Whether there may be an http listener once what is reported with the listeners is corrected.
+    pub(crate) fn may_have_http_listener(&self) -> bool {
+        self.listeners.by_name.is_empty() || !self.unclear_listeners.is_empty()
+    }
 }
 
 impl Index {
-    fn of(root: &Node, key: &str, what: &str, report: &mut Report<'_>) -> Index {
+    fn of(root: &Node, key: &str, object: &Object, report: &mut Report<'_>) -> Index {
         let mut index = Index::default();
-        for (position, item) in items(root.get(key)).enumerate() {
-            let Some(node) = item.get("name") else { continue };
+        for (position, item) in items(meant(root, &CONFIG, key)).enumerate() {
+            let Some(node) = meant(item, object, "name") else { continue };
             let Some(scalar) = node.as_scalar() else { continue };
             if let Some(first) = index.by_name.get(&scalar.text) {
-                let message =
-                    format!("there are two {what}s with the name {}", quoted(&scalar.text));
+                let name = quoted(&scalar.text);
+                let message = format!("there are two {key} with the name {name}");
                 let problem =
                     Problem::error(node.span, message).related(first.span, "the first one");
                 report.add(problem.path(format!("{key}[{position}].name")));

@@ -1,37 +1,36 @@
 //! The boot keys: who this proxy is, what it may use, and how it ends. They come from the file
 //! only and take a restart to change.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::address::{Address, listen_address};
 use crate::definition::{Key, Kind, Object, Words};
-use crate::diagnostic::quoted;
 use crate::name::{Name, name};
-use crate::reader::{not_yet, or_none, text, word};
-use crate::report::{Complaint, Problem, Report};
-use crate::tree::{Node as Tree, Value};
+use crate::reader::{not_yet, or_none, word};
+use crate::report::{Problem, Report};
+use crate::tree::Node as Tree;
 use crate::units::{count, duration, size};
 
 /// Who this proxy is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    pub id: Name,
+    /// `None`: the host's name, which is not for this crate to ask.
+    pub id: Option<Name>,
     /// The service that this proxy stands beside.
     pub service: Option<Name>,
     pub zone: Option<Name>,
-    pub labels: BTreeMap<Name, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Without authentication, so always [`Address::is_local`].
+    /// Without authentication, so always [`Address::is_local`]; never abstract.
     pub address: Address,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probes {
+    /// Never abstract.
     pub address: Address,
 }
 
@@ -98,10 +97,18 @@ pub(crate) const NODE: Object = Object {
     about: "Who this proxy is.",
     one_of: &[],
     keys: &[
-        Key::default("id", Kind::Name, "ringside", "Told in causes, logs and `via`."),
-        Key::optional("service", Kind::Name, "The service that this proxy stands beside."),
-        Key::optional("zone", Kind::Name, "Where it runs."),
-        Key::optional("labels", Kind::Labels, "Anything else to know it by."),
+        Key::optional(
+            "id",
+            Kind::Name,
+            "Told in `x-ringside-cause` and `ringside_build_info`; left out, the host's name.",
+        ),
+        Key::optional(
+            "service",
+            Kind::Name,
+            "The service that this proxy stands beside; told in `ringside_build_info`.",
+        ),
+        Key::optional("zone", Kind::Name, "Where it runs; told in `ringside_build_info`."),
+        Key::not_yet("labels"),
     ],
 };
 
@@ -110,7 +117,7 @@ pub(crate) const ADMIN: Object = Object {
     about: "The REST interface for operators.",
     one_of: &[],
     keys: &[
-        Key::required("address", Kind::Address, "Loopback or a Unix socket."),
+        Key::required("address", Kind::Address, "Loopback or `unix:/path`."),
         Key::optional("auth", Kind::Word(&AUTH), "Left out: `none` on a Unix socket."),
         Key::not_yet("tokens"),
         Key::not_yet("tls"),
@@ -123,7 +130,7 @@ pub(crate) const PROBES: Object = Object {
     name: "probes",
     about: "`/livez`, `/readyz` and `/metrics`, for anybody.",
     one_of: &[],
-    keys: &[Key::required("address", Kind::Address, "Where they are served.")],
+    keys: &[Key::required("address", Kind::Address, "Where they are served; not `unix:@name`.")],
 };
 
 pub(crate) const LIMITS: Object = Object {
@@ -167,51 +174,15 @@ pub(crate) const SHUTDOWN: Object = Object {
 
 pub(crate) fn node(tree: &Tree, report: &mut Report<'_>) -> Option<Node> {
     let mut fields = report.fields(tree, &NODE)?;
-    let id = fields.get("id", name);
+    let id = fields.find("id", name);
     let service = fields.find("service", name);
     let zone = fields.find("zone", name);
-    let labels = fields.find("labels", labels);
-    Some(Node { id: id?, service: service?, zone: zone?, labels: labels?.unwrap_or_default() })
-}
-
-fn labels(tree: &Tree, report: &mut Report<'_>) -> Option<BTreeMap<Name, String>> {
-    let entries = match &tree.value {
-        Value::Map(entries) => entries.as_slice(),
-        Value::Null => &[],
-        Value::Scalar(_) | Value::List(_) => {
-            let message = format!("labels are a map of texts, not {}", tree.describe());
-            report.add(Problem::error(tree.span, message));
-            return None;
-        }
-    };
-    let mut labels = Some(BTreeMap::new());
-    for entry in entries {
-        let key = name(
-            &Tree::scalar(entry.key_span, entry.key.as_str(), crate::tree::Style::Quoted),
-            report,
-        );
-        let value = text(&entry.value, report, "a label", label);
-        labels = labels.zip(key.zip(value)).map(|(mut labels, (key, value))| {
-            labels.insert(key, value);
-            labels
-        });
-    }
-    labels
-}
-
-fn label(given: &str) -> Result<String, Complaint> {
-    const LABEL_BYTES_MAX: usize = 256;
-    if given.len() > LABEL_BYTES_MAX || given.chars().any(char::is_control) {
-        let message = format!("{} is not a label", quoted(given));
-        let hint = "a label's value has at most 256 bytes and no control characters";
-        return Err(Complaint::new(message).hint(hint));
-    }
-    Ok(given.into())
+    Some(Node { id: id?, service: service?, zone: zone? })
 }
 
 pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
     let mut fields = report.fields(tree, &ADMIN)?;
-    let address = fields.get("address", listen_address);
+    let address = fields.get("address", control_address);
     let auth = fields.find("auth", |tree, report| word(tree, report, &AUTH));
     let (address, auth) = (address?, auth?);
     let span = fields.node("address").map_or(fields.span, |node| node.span);
@@ -231,11 +202,25 @@ pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
 
 pub(crate) fn probes(tree: &Tree, report: &mut Report<'_>) -> Option<Probes> {
     let mut fields = report.fields(tree, &PROBES)?;
-    Some(Probes { address: fields.get("address", listen_address)? })
+    Some(Probes { address: fields.get("address", control_address)? })
 }
 
+/// Nobody may connect to these but by the mode of a file, which an abstract socket has not.
+fn control_address(tree: &Tree, report: &mut Report<'_>) -> Option<Address> {
+    let address = listen_address(tree, report)?;
+    if let Address::Abstract(name) = &address {
+        let message = "an abstract socket has no file mode to protect it";
+        let hint = format!("use a path: `unix:/run/{}.sock`", name.escape_debug());
+        report.add(Problem::error(tree.span, message).hint(hint));
+        return None;
+    }
+    Some(address)
+}
+
+/// More threads than any machine has cores for.
+pub const WORKERS_MAX: u32 = 1024;
+
 pub(crate) fn workers(tree: &Tree, report: &mut Report<'_>) -> Option<Workers> {
-    const WORKERS_MAX: u32 = 1024;
     match tree.as_scalar() {
         Some(scalar) if scalar.text == "auto" => Some(Workers::Auto),
         _ => count(tree, report, WORKERS_MAX).map(Workers::Count),

@@ -30,35 +30,45 @@ impl<'s> Report<'s> {
                 return None;
             }
         };
+        let mut meant = Vec::new();
         for entry in entries {
-            self.check_key(entry, object);
+            meant.extend(self.check_key(entry, object));
         }
-        self.check_choice(node, entries, object);
-        Some(Fields { object, span: node.span, entries, asked: Cell::new(0), report: self })
+        self.check_choice(node, entries, &meant, object);
+        Some(Fields { object, span: node.span, entries, meant, asked: Cell::new(0), report: self })
     }
 
-    fn check_key(&mut self, entry: &Entry, object: &'static Object) {
+    /// For a key that the object does not have, the one that was meant.
+    fn check_key(&mut self, entry: &Entry, object: &'static Object) -> Option<&'static str> {
         match object.keys.iter().find(|key| key.name == entry.key) {
             Some(Key { name, presence: Presence::NotYet, .. }) => self.at(Step::Key(name), |r| {
                 r.add(not_yet(entry.key_span, &format!("the key {}", quoted(name))));
+                None
             }),
-            Some(_) => {}
+            Some(_) => None,
             None => self.add_unknown_key(entry, object),
         }
     }
 
-    fn add_unknown_key(&mut self, entry: &Entry, object: &'static Object) {
+    fn add_unknown_key(&mut self, entry: &Entry, object: &'static Object) -> Option<&'static str> {
         let message = format!("unknown key {} in {}", quoted(&entry.key), object.name);
         let problem = Problem::error(entry.key_span, message);
         if self.is_full() {
-            return self.add(problem);
+            self.add(problem);
+            return None;
         }
-        let known = object.keys.iter().map(|key| key.name);
-        let hint = did_you_mean(&entry.key, known).unwrap_or_else(|| keys_hint(object));
-        self.add(problem.hint(hint));
+        let meant = closest(&entry.key, object.keys.iter().map(|key| key.name));
+        self.add(problem.hint(meant.map_or_else(|| keys_hint(object), did_you_mean)));
+        meant
     }
 
-    fn check_choice(&mut self, node: &Node, entries: &[Entry], object: &'static Object) {
+    fn check_choice(
+        &mut self,
+        node: &Node,
+        entries: &[Entry],
+        meant: &[&str],
+        object: &'static Object,
+    ) {
         if object.one_of.is_empty() {
             return;
         }
@@ -73,6 +83,7 @@ impl<'s> Report<'s> {
                         .related(first.key_span, "there is this already"),
                 );
             }
+            (None, _) if meant.iter().any(|key| object.one_of.contains(key)) => {}
             (None, _) => {
                 let message = format!("{} needs exactly one of {choice}", object.name);
                 self.add(Problem::error(node.span, message));
@@ -87,6 +98,8 @@ pub(crate) struct Fields<'n, 'r, 's> {
     object: &'static Object,
     pub(crate) span: Span,
     entries: &'n [Entry],
+    /// Keys that are there under another name, which was reported: they are not missing.
+    meant: Vec<&'static str>,
     /// One bit for each key of the table.
     asked: Cell<u64>,
     pub(crate) report: &'r mut Report<'s>,
@@ -107,6 +120,7 @@ impl<'n, 's> Fields<'n, '_, 's> {
                 let node = default_node(text);
                 self.report.at(Step::Key(key), |report| read(&node, report))
             }
+            Presence::Required if self.meant.contains(&key) => None,
             Presence::Required => {
                 let message = format!("{} needs the key {}", self.object.name, quoted(key));
                 self.report.add(Problem::error(self.span, message));
@@ -247,8 +261,8 @@ pub(crate) fn word<T: Copy>(node: &Node, report: &mut Report<'_>, words: &Words<
             let message = format!("{given} is not supported yet");
             return Err(Complaint::new(message).hint(format!("today it is {choice}")));
         }
-        let hint =
-            truth_hint(&scalar.text, known()).or_else(|| did_you_mean(&scalar.text, known()));
+        let hint = truth_hint(&scalar.text, known())
+            .or_else(|| closest(&scalar.text, known()).map(did_you_mean));
         Err(Complaint { message: format!("{given} is not one of {choice}"), hint })
     })
 }
@@ -279,11 +293,22 @@ pub(crate) fn not_yet(span: Span, what: &str) -> Problem {
         .hint("it is in the interface, but this version of ringside does not have it; take it out")
 }
 
-pub(crate) fn did_you_mean(
-    given: &str,
-    known: impl Iterator<Item = &'static str>,
-) -> Option<String> {
-    closest(given, known).map(|word| format!("did you mean `{word}`?"))
+fn did_you_mean(word: &str) -> String {
+    format!("did you mean `{word}`?")
+}
+
+/// The value under `key`, or under an unknown key that is closest to it: what is misspelt is
+/// reported when the object is opened, and there all the same.
+pub(crate) fn meant<'n>(node: &'n Node, object: &Object, key: &str) -> Option<&'n Node> {
+    const UNKNOWN_MAX: usize = 100; // each costs a look at every key
+    let Value::Map(entries) = &node.value else { return None };
+    if let Some(entry) = entries.iter().find(|entry| entry.key == key) {
+        return Some(&entry.value);
+    }
+    let names = || object.keys.iter().map(|key| key.name);
+    let mut unknown = entries.iter().filter(|entry| names().all(|name| name != entry.key));
+    let found = unknown.by_ref().take(UNKNOWN_MAX).find(|e| closest(&e.key, names()) == Some(key));
+    found.map(|entry| &entry.value)
 }
 
 /// The known word that is nearest, if it is near.

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::source::{Sources, Span};
 
-/// More are counted, not kept: a file of a million mistakes has one cause.
+/// More are counted, not kept: a file of a million mistakes has one cause. Warnings have the room
+/// that errors leave.
 const DIAGNOSTICS_MAX: usize = 100;
 
 /// One mistake on its way into the report.
@@ -75,9 +76,11 @@ pub(crate) enum Step {
 pub(crate) struct Report<'s> {
     sources: &'s Sources,
     path: Vec<Step>,
-    found: Vec<Diagnostic>,
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     seen: HashSet<(u32, u32, String)>,
     errors_not_kept: usize,
+    warnings_not_kept: usize,
 }
 
 impl<'s> Report<'s> {
@@ -85,9 +88,11 @@ impl<'s> Report<'s> {
         Report {
             sources,
             path: Vec::new(),
-            found: Vec::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
             seen: HashSet::new(),
             errors_not_kept: 0,
+            warnings_not_kept: 0,
         }
     }
 
@@ -98,8 +103,12 @@ impl<'s> Report<'s> {
     pub(crate) fn add(&mut self, problem: Problem) {
         let Problem { severity, span, complaint, related, path } = problem;
         let Complaint { message, hint } = complaint;
-        if self.is_full() {
-            self.errors_not_kept += usize::from(severity == Severity::Error);
+        let (kept, not_kept) = match severity {
+            Severity::Error => (&mut self.errors, &mut self.errors_not_kept),
+            Severity::Warning => (&mut self.warnings, &mut self.warnings_not_kept),
+        };
+        if kept.len() >= DIAGNOSTICS_MAX {
+            *not_kept += 1;
             return;
         }
         // A YAML alias brings the same mistake to several places.
@@ -107,12 +116,13 @@ impl<'s> Report<'s> {
             return;
         }
         let place = self.sources.place(span);
-        self.found.push(Diagnostic {
+        let path = path.map_or_else(|| path_text(&self.path), String::from);
+        kept.push(Diagnostic {
             severity,
             file: place.file,
             line: place.line,
             column: place.column,
-            path: path.map_or_else(|| self.path_text(), String::from),
+            path,
             message,
             hint,
             related: related.map(|related| (self.sources.place(related.0), related.1)),
@@ -120,41 +130,42 @@ impl<'s> Report<'s> {
         });
     }
 
-    /// What is added now is only counted: no need to look for a good hint.
+    /// An error that is added now is only counted: no need to look for a good hint.
     pub(crate) fn is_full(&self) -> bool {
-        self.found.len() >= DIAGNOSTICS_MAX
+        self.errors.len() >= DIAGNOSTICS_MAX
     }
 
     pub(crate) fn has_errors(&self) -> bool {
-        self.errors_not_kept > 0 || self.found.iter().any(|d| d.severity == Severity::Error)
+        !self.errors.is_empty()
     }
 
     /// Everything found, in the order of the text.
     pub(crate) fn finish(mut self) -> Diagnostics {
-        self.found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-        if self.errors_not_kept > 0
-            && let Some(last) = self.found.last_mut()
+        let room = DIAGNOSTICS_MAX - self.errors.len();
+        self.warnings_not_kept += self.warnings.len().saturating_sub(room);
+        self.warnings.truncate(room);
+        let mut list = self.errors;
+        list.append(&mut self.warnings);
+        list.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        for (count, what) in
+            [(self.errors_not_kept, "errors"), (self.warnings_not_kept, "warnings")]
         {
-            let more = format!("{} more errors are not shown", self.errors_not_kept);
-            last.hint = Some(match last.hint.take() {
-                Some(hint) => format!("{hint}; {more}"),
-                None => more,
-            });
+            if count > 0
+                && let Some(last) = list.last_mut()
+            {
+                let more = format!("{count} more {what} are not shown");
+                last.hint = Some(match last.hint.take() {
+                    Some(hint) => format!("{hint}; {more}"),
+                    None => more,
+                });
+            }
         }
-        Diagnostics { list: self.found }
+        Diagnostics { list }
     }
 
     /// The keys that lead to where the reader is.
     pub(crate) fn path_text(&self) -> String {
-        let mut text = String::new();
-        for step in &self.path {
-            match step {
-                Step::Key(key) if text.is_empty() => text.push_str(key),
-                Step::Key(key) => text.extend([".", key]),
-                Step::Index(index) => text.push_str(&format!("[{index}]")),
-            }
-        }
-        text
+        path_text(&self.path)
     }
 
     /// Reads something one step down the path.
@@ -164,4 +175,16 @@ impl<'s> Report<'s> {
         self.path.pop();
         value
     }
+}
+
+fn path_text(path: &[Step]) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if text.is_empty() => text.push_str(key),
+            Step::Key(key) => text.extend([".", key]),
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    text
 }

@@ -83,7 +83,7 @@ pub(crate) const ROUTE: Object = Object {
         Key::optional(
             "matches",
             Kind::List(&Kind::Object(&MATCH)),
-            "Any one of these; left out: everything.",
+            "Any one of these; left out: everything but CONNECT.",
         ),
         Key::optional(
             "backends",
@@ -211,6 +211,7 @@ fn the_only_listener(
 ) -> Option<Vec<usize>> {
     let message = match names.http_listeners() {
         [only] => return Some(vec![*only]),
+        [] if names.may_have_http_listener() => return None,
         [] => "there is no http listener that this route could be on",
         _ => "there are several http listeners, so a route has to name its `listeners`",
     };

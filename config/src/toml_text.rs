@@ -6,9 +6,11 @@ use toml::de::{DeTable, DeValue};
 use crate::report::Problem;
 use crate::source::Span;
 use crate::tree::{Entry, Node, Style, Value};
+use crate::yaml::NODES_MAX;
 
 pub(crate) fn read(file: u32, text: &str) -> Result<Node, Problem> {
     refuse_deep_keys(file, text)?;
+    refuse_many(file, text)?;
     let table = DeTable::parse(text).map_err(|fault| {
         let at = fault.span().unwrap_or(0..0);
         let message = fault.message().lines().next().unwrap_or_default();
@@ -35,6 +37,58 @@ fn refuse_deep_keys(file: u32, text: &str) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// The parser holds all of a text before anybody can count it: 16 MiB of `1,` took gigabytes. So what
+/// it will make is counted from above, by the signs that each key and value but the first needs,
+/// wherever they stand outside of strings and comments.
+fn refuse_many(file: u32, text: &str) -> Result<(), Problem> {
+    let bytes = text.as_bytes();
+    let (mut nodes, mut at) = (0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'#' => at += rest_of_line(&bytes[at..]),
+            quote @ (b'"' | b'\'') => {
+                at += string(&bytes[at..], quote);
+                continue;
+            }
+            b'=' => nodes += 2,
+            b',' | b'[' | b'{' | b'.' => nodes += 1,
+            _ => {}
+        }
+        if nodes > NODES_MAX {
+            let message = format!("a config has at most {NODES_MAX} keys and values");
+            return Err(Problem::error(Span::new(file, at, at), message));
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// The length of the string at the beginning of `text`, quotes included. One that is not closed ends
+/// where the parser goes on too: at the end of its line, or of the text.
+fn string(text: &[u8], quote: u8) -> usize {
+    let triple = [quote; 3];
+    let (is_long, open) = match text.starts_with(&triple) {
+        true => (true, 3),
+        false => (false, 1),
+    };
+    let mut at = open;
+    while at < text.len() {
+        match text[at] {
+            b'\\' if quote == b'"' => at += 1,
+            b'\n' if !is_long => return at,
+            byte if byte == quote && !is_long => return at + 1,
+            _ if is_long && text[at..].starts_with(&triple) => return at + 3,
+            _ => {}
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+fn rest_of_line(text: &[u8]) -> usize {
+    text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len())
 }
 
 fn map(file: u32, table: DeTable<'_>) -> Value {

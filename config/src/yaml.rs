@@ -17,7 +17,7 @@ use crate::tree::{Entry, Node, Scalar, Style, Value};
 pub(crate) const NESTING_MAX: usize = 64;
 /// Keys and values of one text with its aliases followed: 100,000 routes of 40. Each takes about
 /// 100 bytes.
-const NODES_MAX: usize = 4_000_000;
+pub(crate) const NODES_MAX: usize = 4_000_000;
 
 /// Reads one document. The first fault ends it: what follows would be guesses.
 pub(crate) fn read(file: u32, text: &str) -> Result<Node, Problem> {

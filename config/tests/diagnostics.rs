@@ -34,6 +34,44 @@ fn json_has_all_of_it() {
     assert_eq!(list[1]["related"]["line"], 4);
 }
 
+/// What follows from a mistake that is told already is not told again.
+#[test]
+fn one_typo_is_one_error() {
+    let text = TEXT.lines().take(3).collect::<Vec<_>>().join("\n")
+        + "\n- { name: all, backends: [{ service: a }] }\n- { name: web, hosts: [x], listeners: [web], backends: [{ service: a }] }\n";
+    assert!(parse("c", &text, Format::Yaml).is_ok());
+    for (right, wrong, message) in [
+        ("http: {}", "htttp: {}", "unknown key `htttp`"),
+        ("http: {}", "detect: {}", "the key `detect` is not supported yet"),
+        ("http: {}", "http: {}, tcpp: {}", "unknown key `tcpp`"),
+        ("address: 127.0.0.1:80", "adress: 127.0.0.1:80", "unknown key `adress`"),
+        ("endpoints:", "endpoint:", "unknown key `endpoint`"),
+        (
+            "backends: [{ service: a }] }\n- ",
+            "backend: [{ service: a }] }\n- ",
+            "unknown key `backend`",
+        ),
+        ("name: web, address", "nmae: web, address", "unknown key `nmae`"),
+        ("listeners: [{", "listners: [{", "unknown key `listners`"),
+        ("services: [{", "servces: [{", "unknown key `servces`"),
+        (", http: {}", "", "needs exactly one of http | tcp | detect"),
+        (
+            "listeners: [{ name: web, address: 127.0.0.1:80, http: {} }]",
+            "",
+            "needs the key `listeners`",
+        ),
+    ] {
+        // A route that names a listener which nobody has is a mistake of its own.
+        let text = match right.len() > 20 {
+            true => text.replace(", listeners: [web]", ""),
+            false => text.clone(),
+        };
+        let diagnostics = parse("c", &text.replacen(right, wrong, 1), Format::Yaml).unwrap_err();
+        assert_eq!(diagnostics.len(), 1, "{wrong}: {diagnostics}");
+        assert!(diagnostics.list[0].message.contains(message), "{diagnostics}");
+    }
+}
+
 #[test]
 fn colors_only_where_they_are_wanted() {
     let diagnostics = parse("c.yaml", TEXT, Format::Yaml).unwrap_err();
@@ -44,7 +82,8 @@ fn colors_only_where_they_are_wanted() {
 #[test]
 fn the_hash_follows_the_content() {
     let hash = |text: &str| parse("c", text, Format::Yaml).unwrap().hash;
-    let same = hash("workers: 1\nlisteners: []");
-    assert_eq!(same, hash("# why\nlisteners: []\n\nworkers:   1\nx-note: 1"));
-    assert_ne!(same, hash("workers: 2\nlisteners: []"));
+    let listeners = TEXT.lines().next().unwrap();
+    let same = hash(&format!("workers: 1\n{listeners}"));
+    assert_eq!(same, hash(&format!("# why\n{listeners}\n\nworkers:   1\nx-note: 1")));
+    assert_ne!(same, hash(&format!("workers: 2\n{listeners}")));
 }

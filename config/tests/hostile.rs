@@ -120,6 +120,45 @@ fn hundreds_of_thousands_of_mistakes() {
 }
 
 #[test]
+fn millions_of_values() {
+    let ones = "1,".repeat(5 << 20);
+    expect(&format!("a: [{ones}1]"), Format::Yaml, "at most 4000000 keys and values");
+    expect(&format!("{{\"a\": [{ones}1]}}"), Format::Json, "at most 4000000 keys and values");
+    for text in [
+        format!("a = [{ones}1]"),
+        format!("a = \"\\\"'#\" # \"\na = '\"' # '\nb = [{ones}1]"),
+        format!("a = \"\"\"\"\n\"\"\"\nb = [{ones}1]"),
+        format!("a = \"\nb = [{ones}1]"),
+        "[[a]]\n".repeat(5 << 20),
+        "[a.a.a.a.a.a.a.b]\n".repeat(1 << 20),
+    ] {
+        expect(&text, Format::Toml, "at most 4000000 keys and values");
+    }
+    // What stands in strings and comments does not count.
+    let text = format!("a = \"{ones}\" # {ones}\n");
+    expect(&text, Format::Toml, "unknown key `a`");
+}
+
+#[test]
+fn warnings_do_not_hide_errors() {
+    let listeners: String = (0..500)
+        .map(|n| {
+            let port = 10_000 + n;
+            format!("- {{ name: l{n}, address: \"127.0.0.1:{port}\", tcp: {{ service: a }}, timeouts: {{}} }}\n")
+        })
+        .collect();
+    let services = "services: [{ name: a, endpoints: [{ address: 127.0.0.1:1 }] }]\n";
+    let text = format!("{services}listeners:\n{listeners}");
+    let warnings = parse("many", &text, Format::Yaml).unwrap().warnings;
+    assert_eq!(warnings.len(), 100);
+    let last = warnings.list.last().unwrap();
+    assert!(last.hint.as_ref().unwrap().ends_with("400 more warnings are not shown"), "{last}");
+    let wrong = format!("{text}workers: many\n");
+    let diagnostics = errors_of(&wrong, Format::Yaml);
+    assert!(diagnostics.to_string().contains("found the text `many`"), "{diagnostics}");
+}
+
+#[test]
 fn many_names_and_as_many_that_are_not_there() {
     let services: String = (0..50_000)
         .map(|n| {

@@ -39,7 +39,8 @@ fn is_loopback(authority: &str) -> bool {
         Some(_) => return false,
         None => authority.split_once(':').map_or(authority, |(name, _)| name),
     };
-    let is_address = |name: &str| name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let is_address =
+        |name: &str| name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     name.eq_ignore_ascii_case("localhost") || is_address(name)
 }
 
@@ -57,9 +58,15 @@ mod tests {
 
     #[test]
     fn loopback_hosts_pass() {
-        for host in
-            ["localhost", "LocalHost:15000", "127.0.0.1", "127.9.0.1:1", "[::1]", "[::1]:80"]
-        {
+        for host in [
+            "localhost",
+            "LocalHost:15000",
+            "127.0.0.1",
+            "127.9.0.1:1",
+            "[::1]",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
             assert!(passes("/livez", &[("host", host)]), "{host}");
         }
     }

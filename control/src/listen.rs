@@ -7,11 +7,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Connections that the kernel queues while we are busy.
 const BACKLOG: i32 = 128;
+/// How long a bind waits for an address that a predecessor still holds; the data plane's listeners
+/// wait as long.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// An address to listen on, or one that is listened on: then with the port that was chosen for 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +54,7 @@ impl Bound {
     /// Binds the admin listener. TCP is for loopback only: admin has no tokens yet.
     pub(crate) fn admin(listen: &Listen) -> io::Result<Bound> {
         match listen {
-            Listen::Tcp(address) if !address.ip().is_loopback() => {
+            Listen::Tcp(address) if !address.ip().to_canonical().is_loopback() => {
                 let hint = "admin listens on a Unix socket or on loopback (127.0.0.1, [::1]) only";
                 Err(failed("admin", listen, &ErrorKind::InvalidInput.into(), Some(hint)))
             }
@@ -61,17 +67,35 @@ impl Bound {
         Bound::new("probes", listen)
     }
 
+    /// Blocks for up to [`BIND_PATIENCE`] while the address is in use.
     fn new(name: &str, listen: &Listen) -> io::Result<Bound> {
-        let bound = match listen {
-            Listen::Unix(path) => bind_unix(path),
-            Listen::Tcp(address) => bind_tcp(*address),
-        };
-        bound.map_err(|error| failed(name, listen, &error, hint(listen, error.kind())))
+        let give_up = Instant::now() + BIND_PATIENCE;
+        loop {
+            let bound = match listen {
+                Listen::Unix(path) => bind_unix(path),
+                Listen::Tcp(address) => bind_tcp(*address),
+            };
+            match bound {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
+                    thread::sleep(RETRY_AFTER);
+                }
+                Err(error) => return Err(failed(name, listen, &error, hint(listen, error.kind()))),
+                Ok(bound) => return Ok(bound),
+            }
+        }
     }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
-    let listener = TcpListener::bind(address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 too, whatever the system's default (net.ipv6.bindv6only).
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     let address = Listen::Tcp(listener.local_addr()?);
     Ok(Bound { socket: Listening::Tcp(listener), address })

@@ -119,16 +119,17 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        drop(self.running.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by the panic hook; there is nothing to add.
-            let _ = thread.join();
-        }
+        // While we listen there, nobody else has put a socket of its own in its place.
         for listen in [&self.admin, &self.probes].into_iter().flatten() {
             if let Listen::Unix(path) = listen {
                 // Gone already is as good; the next start removes a stale one anyway.
                 let _ = fs::remove_file(path);
             }
+        }
+        drop(self.running.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by the panic hook; there is nothing to add.
+            let _ = thread.join();
         }
     }
 }

@@ -253,6 +253,32 @@ fn a_refused_bind_says_where_and_what_to_check() {
 }
 
 #[test]
+fn a_predecessor_has_two_seconds_to_leave() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let path = socket_path("predecessor");
+    let held = UnixListener::bind(&path).unwrap();
+    let leave = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop((taken, held));
+    });
+    let probes = Some(Listen::Tcp(address));
+    let control = control::start(options(Some(Listen::Unix(path)), probes), two()).unwrap();
+    assert_eq!(tcp(control.probes_address()), address);
+    leave.join().unwrap();
+}
+
+#[test]
+fn ipv4_in_ipv6_clothes_is_loopback_too() {
+    let mapped = Some(Listen::Tcp("[::ffff:127.0.0.1]:0".parse().unwrap()));
+    let control = control::start(options(mapped, None), two()).unwrap();
+    let address = tcp(control.admin_address());
+    let stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET /version HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    assert!(answer_to(stream, &request).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
 fn shutdown_frees_the_port_though_a_client_hangs_on() {
     let control = start(two());
     let probes = tcp(control.probes_address());

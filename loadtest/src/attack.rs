@@ -124,13 +124,13 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
 }
 
 fn start_ringside(arguments: &Arguments, folder: &Folder) -> io::Result<(Process, Contestant)> {
+    let installed = peer::find(arguments.ringside.as_deref());
+    peer::require_ringside(&installed)?;
     let (origin, address) =
         Process::start_ourselves("origin", &["origin"], Some(LOAD_CORE), folder.path())?;
     let entry = Entry::Program(Setup::Ringside);
-    let installed = peer::find(arguments.ringside.as_deref());
     let ringside = Contestant::start(entry, &installed, address, folder.path())?;
-    let none = || io::Error::other("no ringside here: build it, or give --ringside or --url");
-    Ok((origin, ringside.ok_or_else(none)?))
+    Ok((origin, ringside.expect("it is required")))
 }
 
 fn healthy(arguments: &Arguments, address: SocketAddr) -> io::Result<Report> {

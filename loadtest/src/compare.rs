@@ -40,9 +40,12 @@ pub(crate) struct Arguments {
     /// Length of one measurement
     #[arg(long)]
     seconds: Option<f64>,
-    /// The binary to measure; without it `ringside` beside this program, if it is there
+    /// The binary to measure; without it `ringside` beside this program
     #[arg(long)]
     ringside: Option<PathBuf>,
+    /// Measure the peers and the floor, and no ringside
+    #[arg(long, conflicts_with = "ringside")]
+    peers_only: bool,
     /// Where compare.json, compare.svg and compare.md go
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/out"))]
     out: PathBuf,
@@ -80,17 +83,22 @@ struct Bench {
 
 pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     syscall::raise_descriptor_limit()?;
-    if std::thread::available_parallelism()?.get() < 2 {
-        return Err(io::Error::other("compare needs two cores: one for the proxy, one for load"));
-    }
     if let Some(path) = arguments.ringside.as_ref().filter(|path| !path.is_file()) {
         return Err(io::Error::other(format!("{}: no such file", path.display())));
     }
     // A relative path would be looked up in the folder of its config.
     let ringside = arguments.ringside.as_ref().map(fs::canonicalize).transpose()?;
+    let mut installed = peer::find(ringside.as_deref());
+    match arguments.peers_only {
+        true => installed.retain(|installed| installed.program != peer::Program::Ringside),
+        false => peer::require_ringside(&installed)?,
+    }
+    if std::thread::available_parallelism()?.get() < 2 {
+        return Err(io::Error::other("compare needs two cores: one for the proxy, one for load"));
+    }
     let (rounds, seconds, warmup) = if arguments.quick { (1, 0.25, 0.1) } else { (5, 2.0, 0.5) };
     let bench = Bench {
-        installed: peer::find(ringside.as_deref()),
+        installed,
         folder: Folder::new()?,
         pace: Pace {
             rounds: arguments.rounds.unwrap_or(rounds),
@@ -104,9 +112,6 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     let machine = Machine::here(versions);
     println!("{}, {} cores, Linux {}", machine.cpu, machine.cores, machine.kernel);
     machine.versions.iter().for_each(|version| println!("{version}"));
-    if !bench.installed.iter().any(|i| i.program == peer::Program::Ringside) {
-        println!("no ringside here: build it, or give --ringside PATH");
-    }
     println!("{}\n", table::FOOTNOTE);
 
     let begin = Instant::now();

@@ -135,6 +135,17 @@ pub(crate) fn find(ringside: Option<&Path>) -> Vec<Installed> {
         .collect()
 }
 
+/// Fails, with what to do, where ringside is not among them: a table without us is no result.
+pub(crate) fn require_ringside(installed: &[Installed]) -> io::Result<()> {
+    match installed.iter().any(|installed| installed.program == Program::Ringside) {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no ringside beside this program: `cargo build --release` makes it, or give --ringside PATH",
+        )),
+    }
+}
+
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     // Debian keeps daemons where a user's PATH does not look.

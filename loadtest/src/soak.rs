@@ -58,6 +58,10 @@ struct Sample {
 
 pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
     syscall::raise_descriptor_limit()?;
+    let installed = peer::find(arguments.ringside.as_deref());
+    if matches!(arguments.program, Soaked::Ringside | Soaked::RingsideEpoll) {
+        peer::require_ringside(&installed)?;
+    }
     let folder = Folder::new()?;
     let (_origin, origin) =
         Process::start_ourselves("origin", &["origin"], Some(LOAD_CORE), folder.path())?;
@@ -68,11 +72,9 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<ExitCode> {
         Soaked::Haproxy => Setup::Haproxy,
         Soaked::Envoy => Setup::Envoy,
     };
-    let installed = peer::find(arguments.ringside.as_deref());
     let started = Contestant::start(Entry::Program(setup), &installed, origin, folder.path())?;
-    let mut proxy = started.ok_or_else(|| {
-        io::Error::other(format!("no {} here: build or install it", setup.name()))
-    })?;
+    let none = || io::Error::other(format!("no {} here: install it", setup.name()));
+    let mut proxy = started.ok_or_else(none)?;
 
     let seconds = f64::from(arguments.seconds);
     let loads = start_loads(&proxy, arguments.seconds)?;

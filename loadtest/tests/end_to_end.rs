@@ -103,6 +103,23 @@ fn both_floors_carry_everything() {
     }
 }
 
+/// A copy of the program has nothing beside it.
+#[test]
+fn without_a_ringside_there_is_a_hint_and_no_table() {
+    let folder = std::env::temp_dir().join(format!("loadtest-alone-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let alone = folder.join("loadtest");
+    std::fs::copy(env!("CARGO_BIN_EXE_loadtest"), &alone).unwrap();
+    for arguments in [&["compare", "--quick"][..], &["attack", "idle"], &["soak"]] {
+        let output = Command::new(&alone).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(said.contains("`cargo build --release`"), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn tcp_there_and_back_and_without_end() {
     let echo = Server::start(&["tcp-echo"]);

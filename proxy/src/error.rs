@@ -100,7 +100,7 @@ use Grpc::*;
 causes! {
     // Routing.
     NoRoute => "no_route" 404 Policy Some(Unimplemented),
-        "no route matches this host, path and method; compare them with `ringside explain`";
+        "no route matches this host, path and method; compare them with the listener's `routes`";
     DestinationRefused => "destination_refused" 502 Policy Some(Unavailable),
         "the original destination belongs to no service and `intercept.unmatched` is `refuse`";
     LoopDetected => "loop_detected" 508 Policy Some(Internal),
@@ -132,7 +132,7 @@ causes! {
 
     // Policy.
     NotAuthorized => "not_authorized" 403 Policy Some(PermissionDenied),
-        "an authorization rule denies this; `ringside explain` names it";
+        "an authorization rule denies this; compare the request with `authorization`";
     ConnectNotAllowed => "connect_not_allowed" 403 Policy Some(PermissionDenied),
         "no route names `methods: [CONNECT]` for this host";
     NoCredentials => "no_credentials" 401 Downstream Some(Unauthenticated),
@@ -144,9 +144,9 @@ causes! {
 
     // Capacity.
     NoEndpoint(Lack = Lack::Empty) => "no_endpoint" 503 Policy Some(Unavailable),
-        "the service has no endpoint; look at `ringside endpoints`";
+        "the service has no endpoint; give it some under `endpoints`";
     NoHealthyEndpoint => "no_healthy_endpoint" 503 Upstream Some(Unavailable),
-        "every endpoint is unhealthy or ejected; `ringside endpoints` says why";
+        "every endpoint is unhealthy or ejected; look at their logs";
     CircuitOpen => "circuit_open" 503 Policy Some(Unavailable),
         "the service's `circuit` is full; raise it or add replicas";
     QueueTimeout => "queue_timeout" 503 Policy Some(Unavailable),
@@ -293,7 +293,7 @@ impl Lack {
 
     fn hint(self) -> &'static str {
         match self {
-            Lack::Empty => "the service has no endpoint; look at `ringside endpoints`",
+            Lack::Empty => "the service has no endpoint; give it some under `endpoints`",
             Lack::NeverPushed => "nobody has pushed endpoints: PUT /v1/services/NAME/endpoints",
             Lack::DnsFailed => "the service's DNS name does not resolve; check it with `dig`",
             Lack::NoSuchSubset => "no endpoint has the labels that the route's backend names",
@@ -471,6 +471,19 @@ mod tests {
         for cause in Cause::ALL {
             assert!(!cause.hint().is_empty() && cause.hint().is_ascii());
             assert!(!cause.hint().contains(['\r', '\n']));
+        }
+    }
+
+    /// A next step that cannot be taken is none.
+    #[test]
+    fn hints_name_only_commands_that_are_there() {
+        let lacks = [Lack::Empty, Lack::NeverPushed, Lack::DnsFailed, Lack::NoSuchSubset];
+        let causes = Cause::ALL.iter().copied().chain(lacks.map(Cause::NoEndpoint));
+        for hint in causes.map(Cause::hint) {
+            let commands = hint.split("`ringside ").skip(1);
+            for command in commands.filter_map(|rest| rest.split([' ', '`']).next()) {
+                assert!(["run", "check", "demo"].contains(&command), "{hint}");
+            }
         }
     }
 

@@ -270,10 +270,12 @@ impl Exchange<'_> {
             self.http.router.lookup(head.host(bytes), head.path(bytes), head.method_token(bytes));
         let found = found.map(|id| id.0 as usize);
         self.record.route.set(found);
-        match found.map(|index| &self.worker.plan.routes[index]) {
-            Some(route) if head.method != Method::Connect || route.allows_connect => Ok(route),
-            _ if head.method == Method::Connect => Err(Failure::Because(Cause::ConnectNotAllowed)),
-            _ => Err(Failure::Because(Cause::NoRoute)),
+        match found {
+            Some(index) => Ok(&self.worker.plan.routes[index]),
+            None if head.method == Method::Connect => {
+                Err(Failure::Because(Cause::ConnectNotAllowed))
+            }
+            None => Err(Failure::Because(Cause::NoRoute)),
         }
     }
 

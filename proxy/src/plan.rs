@@ -12,6 +12,7 @@ use reactor::Address;
 
 use crate::http1::encode::Expose;
 use crate::http1::head::HeadLimits;
+use crate::node::host_name;
 use crate::route::{self, Router};
 use crate::telemetry::names::{ListenerId, Names, RouteId, ServiceId};
 
@@ -25,8 +26,12 @@ pub struct Plan {
     pub generation: u64,
     /// Of the config's text.
     pub hash: String,
-    /// `node.id`.
+    /// `node.id`, or the host's name.
     pub node_id: Box<str>,
+    /// `node.service`.
+    pub node_service: Option<Box<str>>,
+    /// `node.zone`.
+    pub node_zone: Option<Box<str>>,
     /// By the indices that the config gave them.
     pub listeners: Vec<Listener>,
     /// By the indices that the config gave them.
@@ -79,8 +84,6 @@ pub struct Route {
     pub id: RouteId,
     pub service: usize,
     pub timeouts: config::RouteTimeouts,
-    /// It names CONNECT.
-    pub allows_connect: bool,
 }
 
 /// A named set of replicas.
@@ -96,8 +99,10 @@ pub struct Service {
 /// One replica.
 pub struct Endpoint {
     pub address: Address,
-    /// As logs and the `host` of requests without one say it.
+    /// As the `host` of requests without one says it.
     pub text: Box<str>,
+    /// As the config spells it, for logs.
+    pub name: Box<str>,
     pub weight: u32,
 }
 
@@ -116,10 +121,13 @@ impl Plan {
         let services =
             config.services.iter().map(|service| compile_service(service, &mut names)).collect();
         let routes = config.routes.iter().map(|route| compile_route(route, &mut names)).collect();
+        let node_id = config.node.id.clone().unwrap_or_else(host_name);
         Arc::new(Plan {
             generation,
             hash: hash.to_owned(),
-            node_id: config.node.id.as_str().into(),
+            node_id: node_id.as_str().into(),
+            node_service: config.node.service.as_deref().map(Into::into),
+            node_zone: config.node.zone.as_deref().map(Into::into),
             listeners,
             services,
             routes,
@@ -225,13 +233,11 @@ fn matcher(id: usize, route: &config::Route) -> route::Route {
 }
 
 fn compile_route(route: &config::Route, names: &mut Names) -> Route {
-    let connect = |condition: &config::Match| condition.methods.iter().any(|m| m == "CONNECT");
     Route {
         name: route.name.as_str().into(),
         id: names.route(route.name.as_str()),
         service: route.service,
         timeouts: route.timeouts.clone(),
-        allows_connect: route.matches.iter().any(connect),
     }
 }
 
@@ -242,6 +248,7 @@ fn compile_service(service: &config::Service, names: &mut Names) -> Service {
             config::Address::Ip(ip) => ip.to_string().into(),
             config::Address::Unix(_) | config::Address::Abstract(_) => "localhost".into(),
         },
+        name: endpoint.address.to_string().into(),
         weight: endpoint.weight,
     });
     Service {

@@ -160,7 +160,7 @@ impl Record {
             listener: &listener.name,
             route: route.map_or("", |route| &route.name),
             service: service.map_or("", |service| &service.name),
-            endpoint: endpoint.map_or("", |endpoint| &endpoint.text),
+            endpoint: endpoint.map_or("", |endpoint| &endpoint.name),
             method: if has_head { head.method_token(bytes) } else { b"" },
             path: if has_head { head.target(bytes) } else { b"" },
             protocol: if has_head { head.version.name() } else { "" },

@@ -9,6 +9,7 @@
 //! longest wildcard before any; then the best path, exact before the longest prefix; then a route
 //! that names methods before one that takes all; then the name. What fits no route of its best
 //! path is tried with the next one, and what fits no route of its best host with the next host.
+//! CONNECT opens a tunnel, so it is taken only where it is named.
 
 use std::hash::BuildHasher as _;
 
@@ -60,7 +61,7 @@ impl HostPattern {
 #[derive(Clone, Debug, Default)]
 pub struct Match {
     pub path: PathPattern,
-    /// Empty: any. Case-sensitive tokens.
+    /// Empty: any but CONNECT. Case-sensitive tokens.
     pub methods: Vec<String>,
 }
 
@@ -223,7 +224,10 @@ impl Paths {
 
 impl Candidate {
     fn takes(&self, method: &[u8]) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|m| **m == *method)
+        match self.methods.is_empty() {
+            true => method != b"CONNECT",
+            false => self.methods.iter().any(|m| **m == *method),
+        }
     }
 }
 
@@ -368,7 +372,7 @@ mod tests {
                 ("GET a /api/v1/x/", "deep"),
                 ("GET a /api/v11", "api"),
                 ("OPTIONS a *", "root"),
-                ("CONNECT a ", "root"),
+                ("CONNECT a ", "-"),
                 ("GET b /", "only"),
                 ("GET b /x", "-"),
                 ("GET c /", "-"),
@@ -411,6 +415,28 @@ mod tests {
                 ("GET a.com /none", "-"),
             ],
         );
+    }
+
+    #[test]
+    fn connect_is_taken_only_where_it_is_named() {
+        check(
+            &[
+                route("any", &[], &[with("CONNECT", Match::default())]),
+                route("tunnel", &["a"], &[with("CONNECT", Match::default())]),
+                route("web", &["a"], &[]),
+                route("first", &["*.com"], &[with("GET", prefix("/")), prefix("/")]),
+                route("none", &["b"], &[exact("/"), prefix("/")]),
+            ],
+            &[
+                ("CONNECT a:443 ", "tunnel"),
+                ("GET a /", "web"),
+                ("CONNECT b:443 ", "any"),
+                ("CONNECT x.com:443 ", "any"),
+                ("connect b /", "none"),
+                ("GET c /", "-"),
+            ],
+        );
+        check(&[route("all", &[], &[])], &[("CONNECT a:443 ", "-"), ("CONNECT  ", "-")]);
     }
 
     #[test]
@@ -465,7 +491,7 @@ mod tests {
                     continue;
                 };
                 let named = condition.methods.iter().any(|m| m == method);
-                if !named && !condition.methods.is_empty() {
+                if !named && (!condition.methods.is_empty() || method == "CONNECT") {
                     continue;
                 }
                 let name = std::cmp::Reverse(route.name.clone());
@@ -495,7 +521,7 @@ mod tests {
     }
 
     fn conditions() -> impl Strategy<Value = Match> {
-        let method = prop::sample::select(vec!["GET", "POST"]).prop_map(str::to_owned);
+        let method = prop::sample::select(vec!["GET", "POST", "CONNECT"]).prop_map(str::to_owned);
         (paths(), prop::collection::vec(method, 0..2))
             .prop_map(|(path, methods)| Match { path, methods })
     }
@@ -525,7 +551,7 @@ mod tests {
             seed: u64,
             host in "([abcx]|com){0,1}(\\.[abA]){0,3}(:80)?",
             path in "(/[ab]{0,2}){1,4}",
-            method in "GET|POST|PUT",
+            method in "GET|POST|PUT|CONNECT",
         ) {
             let router = Router::new(&routes, seed);
             let found = router.lookup(host.as_bytes(), path.as_bytes(), method.as_bytes());

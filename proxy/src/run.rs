@@ -4,10 +4,11 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use config::{Config, Io, Loaded, LogOutput};
 use control::{AccessLog, Answer, Control, DataPlane, Listen, Phase};
@@ -17,6 +18,7 @@ use reactor::{Backend, BufferOptions, ListenSocket, Sender, Signal, Signals};
 use crate::cpus::{Cpus, Placement};
 use crate::plan::Plan;
 use crate::say::say;
+use crate::socket_file::SocketFile;
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::names::Names;
@@ -29,12 +31,15 @@ const MAILBOX: usize = 4096;
 /// Descriptors that are not connections: rings, logs, admin, pipes.
 const DESCRIPTORS_RESERVED: u64 = 256;
 
+/// How often a drain looks whether it is over.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
 /// What the command line overrides.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     pub workers: Option<std::num::NonZeroUsize>,
     pub io: Option<Io>,
-    pub admin: Option<Listen>,
+    pub admin: Option<config::Address>,
 }
 
 /// Why the process could not start, in words that say what to do.
@@ -91,21 +96,38 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
     for warning in loaded.warnings.render(crate::check::colours()).lines() {
         say(format_args!("{warning}"));
     }
-    let process = Process::start(loaded, files, overrides)?;
-    loop {
-        match signals.wait() {
+    let mut process = Process::start(loaded, files, overrides)?;
+    let signals = listen_to(signals);
+    while let Ok(signal) = signals.recv() {
+        match signal {
             Signal::Terminate => break,
-            Signal::User1 => process.reopen_logs(),
-            Signal::Hangup => {
-                say(format_args!("SIGHUP: reloading the config is not supported yet; restart"));
-            }
-            Signal::User2 => {
-                say(format_args!("SIGUSR2: upgrading the binary is not supported yet; restart"));
-            }
+            other => process.answer(other),
         }
     }
     process.drain();
+    let mut is_hurried = false;
+    while !process.is_drained() {
+        match signals.recv_timeout(DRAIN_LOOK) {
+            Ok(Signal::Terminate) if !is_hurried => {
+                is_hurried = true;
+                say(format_args!("told to stop again: what is still open is closed now"));
+                process.hurry();
+            }
+            Ok(Signal::Terminate) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(other) => process.answer(other),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    process.end();
     Ok(())
+}
+
+/// Signals as they come, from a thread that ends with the process: who drains waits for them and for
+/// the workers.
+fn listen_to(signals: Signals) -> mpsc::Receiver<Signal> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || while sender.send(signals.wait()).is_ok() {});
+    receiver
 }
 
 /// A running data plane.
@@ -116,6 +138,10 @@ pub struct Process {
     mailboxes: Vec<Sender<Command>>,
     access: Option<Arc<AccessLog>>,
     listeners: Vec<ListenSocket>,
+    /// Removed when the process ends, however it comes to that.
+    socket_files: Vec<SocketFile>,
+    /// When the drain began.
+    draining: Option<Instant>,
 }
 
 impl Process {
@@ -130,9 +156,11 @@ impl Process {
         let Loaded { mut config, hash, .. } = loaded;
         config.limits.connections = affordable(config.limits.connections)?;
         let plan = Plan::compile(&config, &hash, 1, Names::default());
-        let io = choose_backend(overrides.io.unwrap_or(config.io))?;
         let workers = overrides.workers.map_or(config.workers, config::Workers::Count);
         let placement = Cpus::detect().place(workers, config.pin);
+        let io = overrides.io.unwrap_or(config.io);
+        let start = |backend| start_loops(backend, &placement);
+        let (io, loops) = choose_io(io, reactor::probe_io_uring, start)?;
         announce(&config, &plan, files, &placement, &io);
 
         let listeners = plan.listeners.iter().map(|listener| {
@@ -143,6 +171,11 @@ impl Process {
             })
         });
         let listeners: Vec<ListenSocket> = listeners.collect::<Result<_, _>>()?;
+        let paths = plan.listeners.iter().filter_map(|listener| match &listener.address {
+            reactor::Address::Unix(path) => Some(SocketFile::of(path)),
+            reactor::Address::Ip(_) | reactor::Address::Abstract(_) => None,
+        });
+        let socket_files = paths.collect();
         let (access, sinks) = open_access_log(&config, placement.workers)?;
         let access = access.map(Arc::new);
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
@@ -156,9 +189,10 @@ impl Process {
             listeners: listeners.iter().map(|_| CachePadded::default()).collect(),
             accepting: AtomicUsize::new(listeners.len() * placement.workers),
         });
-        let (ready, started) = mpsc::channel();
-        let mut handles = Vec::new();
-        for (index, (mailbox, access)) in receivers.into_iter().zip(sinks).enumerate() {
+        let mut workers = Vec::new();
+        for (index, (worker, (mailbox, access))) in
+            loops.into_iter().zip(receivers.into_iter().zip(sinks)).enumerate()
+        {
             let setup = Setup {
                 index,
                 plan: plan.clone(),
@@ -167,18 +201,9 @@ impl Process {
                 listeners: listeners.clone(),
                 access,
             };
-            let options = reactor::Options {
-                backend: io.backend,
-                buffers: BufferOptions::default(),
-                seed: seed(index),
-            };
-            let core = placement.cores.as_ref().map(|cores| cores[index]);
-            let handle = worker::start(options, core, setup, ready.clone());
-            handles.push(handle.map_err(StartError::Worker)?);
-        }
-        for _ in 0..placement.workers {
-            let result = started.recv().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-            result.map_err(StartError::Worker)?;
+            // One that has panicked by now is noticed as any other.
+            let _ = worker.setup.send(setup);
+            workers.push(worker.thread);
         }
         for (listener, socket) in plan.listeners.iter().zip(&listeners) {
             say(format_args!("listener {}: {}", listener.name, socket.address()));
@@ -191,7 +216,16 @@ impl Process {
         }
         control.set_phase(Phase::Ready);
         say(format_args!("ready"));
-        Ok(Process { plan, control, workers: handles, mailboxes, access, listeners })
+        Ok(Process {
+            plan,
+            control,
+            workers,
+            mailboxes,
+            access,
+            listeners,
+            socket_files,
+            draining: None,
+        })
     }
 
     /// Where a listener listens, with its real port.
@@ -208,33 +242,68 @@ impl Process {
         }
     }
 
+    /// Does what a signal asks for; to stop is for others.
+    fn answer(&self, signal: Signal) {
+        match signal {
+            Signal::Terminate => {}
+            Signal::User1 => self.reopen_logs(),
+            Signal::Hangup => {
+                say(format_args!("SIGHUP: reloading the config is not supported yet; restart"));
+            }
+            Signal::User2 => {
+                say(format_args!("SIGUSR2: upgrading the binary is not supported yet; restart"));
+            }
+        }
+    }
+
     fn reopen_logs(&self) {
         if let Some(Err(error)) = self.access.as_ref().map(|access| access.reopen()) {
             say(format_args!("access_log: cannot open it again, the old file stays: {error}"));
         }
     }
 
-    /// Finishes what is begun, and ends.
-    pub fn drain(self) {
-        let begun = Instant::now();
+    /// Begins to finish what is begun.
+    pub fn drain(&mut self) {
+        self.draining = Some(Instant::now());
         self.control.set_phase(Phase::Draining);
-        drop(self.listeners);
-        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
-            // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
-            while mailbox.send(Command::Drain).is_err() && !worker.is_finished() {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
+        self.listeners.clear();
+        self.tell(|| Command::Drain);
         // Who reads this finds it true: of the probes, and of every answer from now on.
         say(format_args!("draining"));
+    }
+
+    /// Moves the drain's deadline to now.
+    pub fn hurry(&self) {
+        self.tell(|| Command::Hurry);
+    }
+
+    /// Whether nothing is open any more.
+    pub fn is_drained(&self) -> bool {
+        self.workers.iter().all(JoinHandle::is_finished)
+    }
+
+    fn tell(&self, command: fn() -> Command) {
+        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
+            // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
+            while mailbox.send(command()).is_err() && !worker.is_finished() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Waits until all is drained, and ends.
+    pub fn end(self) {
         for worker in self.workers {
             let _ = worker.join();
         }
+        drop(self.socket_files);
         self.control.shutdown();
         if let Some(access) = self.access.and_then(Arc::into_inner) {
             access.shutdown();
         }
-        say(format_args!("drained in {:.1} s", begun.elapsed().as_secs_f64()));
+        if let Some(begun) = self.draining {
+            say(format_args!("drained in {:.1} s", begun.elapsed().as_secs_f64()));
+        }
     }
 }
 
@@ -244,15 +313,60 @@ struct ChosenIo {
     reason: String,
 }
 
-fn choose_backend(io: Io) -> Result<ChosenIo, StartError> {
-    let chosen = |backend, reason: &str| ChosenIo { backend, reason: reason.to_owned() };
-    match (io, reactor::probe_io_uring()) {
-        (Io::Epoll, _) => Ok(chosen(Backend::Epoll, "io: epoll")),
-        (Io::IoUring, Ok(())) => Ok(chosen(Backend::IoUring, "io: io_uring")),
-        (Io::IoUring, Err(error)) => Err(StartError::IoUring(error)),
-        (Io::Auto, Ok(())) => Ok(chosen(Backend::IoUring, "the self-test passed")),
-        (Io::Auto, Err(error)) => {
-            Ok(chosen(Backend::Epoll, &format!("io_uring does not work here: {error}")))
+/// Starts the workers' loops on the driver that `io` asks for, or where that is left to us, on epoll
+/// if io_uring does not work here. io_uring is tried only where it may be used.
+fn choose_io<T>(
+    io: Io,
+    probe: impl FnOnce() -> io::Result<()>,
+    mut start: impl FnMut(Backend) -> io::Result<T>,
+) -> Result<(ChosenIo, T), StartError> {
+    let mut on = |backend, reason: String| {
+        let started = start(backend).map_err(StartError::Worker)?;
+        Ok((ChosenIo { backend, reason }, started))
+    };
+    match io {
+        Io::Epoll => on(Backend::Epoll, "io: epoll".to_owned()),
+        Io::IoUring => {
+            probe().map_err(StartError::IoUring)?;
+            on(Backend::IoUring, "io: io_uring".to_owned())
+        }
+        Io::Auto => {
+            let passed = "the self-test passed".to_owned();
+            let error = match probe().map(|()| on(Backend::IoUring, passed)) {
+                Ok(Err(StartError::Worker(error))) => {
+                    format!("a worker could not have io_uring: {error}")
+                }
+                Err(error) => format!("io_uring does not work here: {error}"),
+                Ok(started) => return started,
+            };
+            on(Backend::Epoll, error)
+        }
+    }
+}
+
+/// Starts each worker's loop; if one cannot be made, there is none.
+fn start_loops(backend: Backend, placement: &Placement) -> io::Result<Vec<worker::Idle>> {
+    let (ready, started) = mpsc::channel();
+    let workers = (0..placement.workers).map(|index| {
+        let options =
+            reactor::Options { backend, buffers: BufferOptions::default(), seed: seed(index) };
+        let core = placement.cores.as_ref().map(|cores| cores[index]);
+        worker::start(index, options, core, ready.clone())
+    });
+    let workers: Vec<worker::Idle> = workers.collect::<io::Result<_>>()?;
+    drop(ready);
+    let result = workers
+        .iter()
+        .try_for_each(|_| started.recv().unwrap_or_else(|_| Err(io::Error::other("it panicked"))));
+    match result {
+        Ok(()) => Ok(workers),
+        Err(error) => {
+            for worker::Idle { thread, setup } in workers {
+                drop(setup);
+                // What it has taken of the machine is given back before another try.
+                let _ = thread.join();
+            }
+            Err(error)
         }
     }
 }
@@ -299,12 +413,8 @@ fn start_control(
     mailboxes: &[Sender<Command>],
     access: Option<Arc<AccessLog>>,
 ) -> Result<Control, StartError> {
-    let admin = overrides.admin.clone();
-    let admin = match (admin, &config.admin) {
-        (Some(admin), _) => Some(admin),
-        (None, Some(admin)) => Some(listen(&admin.address)?),
-        (None, None) => None,
-    };
+    let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
+    let admin = admin.map(listen).transpose()?;
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
     let options = control::Options {
         admin,
@@ -333,8 +443,9 @@ fn listen(address: &config::Address) -> Result<Listen, StartError> {
     match address {
         config::Address::Ip(ip) => Ok(Listen::Tcp(*ip)),
         config::Address::Unix(path) => Ok(Listen::Unix(path.clone())),
+        // From the command line: the config holds none.
         config::Address::Abstract(name) => Err(StartError::Control(io::Error::other(format!(
-            "unix:@{name}: abstract sockets have no file mode to protect them; use a path"
+            "unix:@{name}: an abstract socket has no file mode to protect it; use a path"
         )))),
     }
 }
@@ -362,13 +473,20 @@ impl DataPlane for Plane {
     }
 
     fn render(&self, counters: &[Counters], out: &mut String) {
+        let services = self.plan.services.iter();
         let facts = Facts {
             version: env!("CARGO_PKG_VERSION"),
+            node: prometheus::Node {
+                id: &self.plan.node_id,
+                service: self.plan.node_service.as_deref().unwrap_or_default(),
+                zone: self.plan.node_zone.as_deref().unwrap_or_default(),
+            },
             generation: self.plan.generation,
             applied_at_s: self.applied_at_s,
             io_backend: self.io_backend,
             io_reason: &self.io_reason,
             access_log_dropped: self.access.as_ref().map(|access| access.dropped()),
+            endpoints: services.map(|s| (&*s.name, s.endpoints.len())).collect(),
         };
         prometheus::render(out, &self.plan.names, counters, &facts);
     }
@@ -402,4 +520,42 @@ fn seed(worker: usize) -> u64 {
     now as u64
         ^ u64::from(std::process::id()) << 32
         ^ (worker as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which driver is chosen where io_uring works as told, in the self-test and for the workers.
+    fn chosen(io: Io, probed: bool, started: bool) -> Result<(&'static str, String), String> {
+        let works = |works: bool| match works {
+            true => Ok(()),
+            false => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
+        };
+        let start = |backend| works(started || backend == Backend::Epoll);
+        let chosen = choose_io(io, || works(probed), start);
+        chosen.map(|(io, ())| (io.backend.name(), io.reason)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn all_workers_are_on_epoll_where_one_cannot_have_io_uring() {
+        let auto = |probed, started| chosen(Io::Auto, probed, started).unwrap();
+        assert_eq!(auto(true, true), ("io_uring", "the self-test passed".to_owned()));
+        let (driver, reason) = auto(true, false);
+        assert!(driver == "epoll" && reason.contains("out of memory"), "{reason}");
+        let (driver, reason) = auto(false, false);
+        assert!(driver == "epoll" && reason.contains("does not work here"), "{reason}");
+        assert_eq!(chosen(Io::IoUring, true, true).unwrap().0, "io_uring");
+        for (probed, started) in [(false, true), (true, false)] {
+            assert!(chosen(Io::IoUring, probed, started).is_err(), "asked for, so not replaced");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_epoll_gets_no_self_test() {
+        let probe = || panic!("io_uring is not tried");
+        let (chosen, ()) =
+            choose_io(Io::Epoll, probe, |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(chosen.backend, Backend::Epoll);
+    }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -38,6 +39,9 @@ const QUIET: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_millis(250);
 /// How often a draining worker looks for connections that have become idle.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// How long connections that were cut at the deadline may take to notice and to write their record:
+/// an exchange gives a client that seems to have closed its sending direction a second.
+const LAST_WORDS: Duration = Duration::from_millis(1_200);
 /// How often the loop's lag is measured.
 const LAG_PROBE: Duration = Duration::from_millis(100);
 
@@ -49,6 +53,8 @@ pub enum Command {
     Snapshot(control::Answer<Counters>),
     /// Finish what is begun and end.
     Drain,
+    /// Nobody waits any longer: the drain's deadline is now.
+    Hurry,
 }
 
 /// What the workers share: how many connections each serves, and how to write to it. The counters
@@ -175,6 +181,8 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
                 Command::Serve { listener, accepted } => start(listener, accepted),
                 Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
                 Command::Drain => break,
+                // Nothing is drained yet.
+                Command::Hurry => {}
             }
         }
         worker.drain(&mut mailbox, stops, &*start).await;
@@ -319,7 +327,7 @@ impl Worker {
         self.draining.set(true);
         let begun = self.reactor.now();
         let grace = begun + self.plan.shutdown.grace;
-        let deadline = begun + self.plan.shutdown.deadline;
+        let mut deadline = begun + self.plan.shutdown.deadline;
         // Keep accepting for the grace period: whoever balances onto us has not heard yet.
         let mut stops = Some(stops);
         let mut look = begun;
@@ -343,12 +351,17 @@ impl Worker {
                     answer.send(self.counters.borrow().clone());
                 }
                 Some(Some(Command::Drain)) => {}
+                Some(Some(Command::Hurry)) => deadline = self.reactor.now(),
                 Some(None) => self.reactor.sleep_until(look).await,
                 None => {}
             }
             self.reactor.yield_now().await;
         }
         self.close(|_| true);
+        let give_up = self.reactor.now() + LAST_WORDS;
+        while !self.connections.borrow().is_empty() && self.reactor.now() < give_up {
+            self.reactor.sleep(DRAIN_LOOK).await;
+        }
         self.upstreams.clear();
     }
 
@@ -383,15 +396,24 @@ pub fn moment(now: Instant) -> Duration {
     Duration::from_nanos(now.as_nanos())
 }
 
-/// Starts a worker on a thread of its own, pinned to `core` if one is given.
+/// A worker's thread with its event loop, which waits to be told what to serve. Dropping it ends the
+/// thread.
+pub struct Idle {
+    pub thread: JoinHandle<()>,
+    pub setup: mpsc::Sender<Setup>,
+}
+
+/// Starts a worker on a thread of its own, pinned to `core` if one is given. `ready` hears whether its
+/// loop could be made.
 pub fn start(
+    index: usize,
     options: reactor::Options,
     core: Option<usize>,
-    setup: Setup,
     ready: mpsc::Sender<io::Result<()>>,
-) -> io::Result<std::thread::JoinHandle<()>> {
-    let name = format!("worker-{}", setup.index);
-    std::thread::Builder::new().name(name).spawn(move || {
+) -> io::Result<Idle> {
+    let (setup, told) = mpsc::channel();
+    let name = format!("worker-{index}");
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         if let Some(id) = core {
             // Where the mask has changed since, the scheduler decides.
             core_affinity::set_for_current(core_affinity::CoreId { id });
@@ -399,10 +421,14 @@ pub fn start(
         let said = ready.clone();
         let result = reactor::run(options, |reactor| async move {
             let _ = said.send(Ok(()));
-            serve(reactor, setup).await;
+            // Blocks the loop, in which nothing is yet. No setup: another worker has no loop.
+            if let Ok(setup) = told.recv() {
+                serve(reactor, setup).await;
+            }
         });
         if let Err(error) = result {
             let _ = ready.send(Err(error));
         }
-    })
+    })?;
+    Ok(Idle { thread, setup })
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -23,6 +23,62 @@ on_both_drivers! {
     a_reader_that_stopped_holds_nobody_up,
     a_stuck_log_does_not_hold_the_end,
     a_rotated_file_is_opened_anew,
+    what_is_cut_at_the_deadline_is_logged,
+    a_unix_endpoint_is_logged_by_its_path,
+}
+
+/// Waits for an answer, and one that takes its time to read it.
+fn what_is_cut_at_the_deadline_is_logged(io: &str) {
+    let log = Log::new(io, "deadline");
+    let origin = Origin::bind();
+    let text = config(origin.address, "", "", "");
+    let text = text.replace("grace: 100ms, deadline: 5s", "grace: 0s, deadline: 200ms");
+    let mut proxy = log.proxy(io, &text, "");
+    let mut waiting = proxy.connect();
+    waiting.send("GET /waiting HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut silent = origin.accept();
+    silent.message().unwrap();
+    let mut reading = proxy.connect();
+    reading.send("GET /reading HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut slow = origin.accept();
+    slow.message().unwrap();
+    slow.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nbegun");
+    reading.until(b"begun").unwrap();
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit_code(), Some(0));
+    let mut lines = log.lines(2);
+    lines.sort_by_key(|line| line["path"].to_string());
+    let said = |line: &Value| (line["path"].clone(), line["status"].clone());
+    assert_eq!(said(&lines[0]), ("/reading".into(), 200.into()));
+    assert_eq!(said(&lines[1]), ("/waiting".into(), 499.into()));
+    assert!(lines.iter().all(|line| line["cause"] == "client_gone"), "{lines:?}");
+}
+
+/// And a request without a host, which has to have one, is for localhost.
+fn a_unix_endpoint_is_logged_by_its_path(io: &str) {
+    let log = Log::new(io, "unix");
+    let path = log.0.with_extension("sock");
+    let origin = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let play = beside(move || {
+        let (mut stream, _) = origin.accept().unwrap();
+        let mut head = Vec::new();
+        let mut chunk = [0; 4096];
+        while !head.ends_with(b"\r\n\r\n") {
+            let len = stream.read(&mut chunk).unwrap();
+            head.extend_from_slice(&chunk[..len]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    let spelt = format!("unix:{}", path.display());
+    let text = config("127.0.0.1:1".parse().unwrap(), "", "", "")
+        .replace("127.0.0.1:1\"", &format!("{spelt}\""));
+    let proxy = log.proxy(io, &text, "");
+    proxy.connect().send("GET / HTTP/1.0\r\n\r\n");
+    let head = play.join().unwrap();
+    assert!(head.to_ascii_lowercase().contains("\r\nhost: localhost\r\n"), "{head}");
+    assert_eq!(log.lines(1)[0]["endpoint"], spelt);
+    fs::remove_file(path).unwrap();
 }
 
 /// A log file of its own, removed in the end.

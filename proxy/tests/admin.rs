@@ -14,9 +14,11 @@ use support::{Client, Message, Origin, Proxy, config, echo_origin};
 on_both_drivers! {
     it_is_alive_and_ready_until_it_drains,
     metrics_are_text_that_prometheus_reads,
+    what_nobody_has_used_is_zero,
     counters_move_by_exactly_what_was_sent,
     bytes_are_counted_as_the_client_sees_them,
     version_says_what_runs,
+    metrics_say_who_runs,
     what_is_not_there_is_refused_in_words,
     web_pages_do_not_reach_admin,
     heads_that_are_too_large_are_refused,
@@ -187,6 +189,21 @@ fn samples(proxy: &Proxy) -> BTreeMap<String, f64> {
         .collect()
 }
 
+fn what_nobody_has_used_is_zero(io: &str) {
+    let proxy = proxy(io);
+    let samples = samples(&proxy);
+    for (name, value) in [
+        ("ringside_connections_active listener=web", 0.0),
+        ("ringside_connections_total listener=web", 0.0),
+        ("ringside_bytes_total direction=in listener=web", 0.0),
+        ("ringside_upstream_connections_active service=origin", 0.0),
+        ("ringside_upstream_connections_total service=origin", 0.0),
+        ("ringside_service_endpoints service=origin state=healthy", 1.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&value), "{name} in {samples:#?}");
+    }
+}
+
 fn counters_move_by_exactly_what_was_sent(io: &str) {
     let route = r#", matches: [{ path: { prefix: /here } }]"#;
     let proxy = Proxy::start(io, &config(echo_origin(), "", route, ""));
@@ -304,6 +321,21 @@ fn version_says_what_runs(io: &str) {
     let program = Command::new(env!("CARGO_BIN_EXE_ringside")).arg("--version").output().unwrap();
     let program = String::from_utf8(program.stdout).unwrap();
     assert_eq!(program, format!("ringside {}\n", version["version"].as_str().unwrap()));
+}
+
+fn metrics_say_who_runs(io: &str) {
+    let text = config(echo_origin(), "", "", "");
+    let text = text.replace("id: test-node", "id: web-1, service: web, zone: a");
+    let proxy = Proxy::start(io, &text);
+    proxy.metric_becomes(
+        &["ringside_build_info{", r#"node="web-1""#, r#"service="web""#, r#"zone="a""#],
+        "1",
+    );
+    let nameless = config(echo_origin(), "", "", "").replace("node: { id: test-node }", "");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let start: String = host.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let proxy = Proxy::start(io, &nameless);
+    proxy.metric_becomes(&["ringside_build_info{", &format!("node=\"{start}")], "1");
 }
 
 /// A refusal as RFC 9457 has it: its status and its words.

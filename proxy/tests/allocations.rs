@@ -109,7 +109,7 @@ routes: [{{ name: all, backends: [{{ service: origin }}] }}]
     );
     let loaded = config::parse("test", &text, config::Format::Yaml).unwrap();
     let overrides = Overrides { io: Some(io), ..Overrides::default() };
-    let process = Process::start(loaded, &[], &overrides).unwrap_or_else(|e| panic!("{e}"));
+    let mut process = Process::start(loaded, &[], &overrides).unwrap_or_else(|e| panic!("{e}"));
     let address = process.address("web").unwrap().ip().unwrap();
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| {
@@ -130,6 +130,7 @@ routes: [{{ name: all, backends: [{{ service: origin }}] }}]
     assert!(allocated <= allowed, "{allocated} allocations with access_log {access_log}");
     drop(clients);
     process.drain();
+    process.end();
 }
 
 /// One test, because the counter is of the whole process.

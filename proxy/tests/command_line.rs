@@ -151,6 +151,17 @@ fn strict_makes_errors_of_warnings() {
     let (code, out, said) = ringside(&["check", "--strict", file.to_str().unwrap()]);
     assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
     assert!(said.contains("warning: "), "{said}");
+
+    let tied = VALID.replace(
+        "routes: [",
+        "routes: [{ name: some, matches: [{ path: { prefix: / } }], backends: [{ service: app }] }, ",
+    );
+    let file = folder.file("tied.yaml", tied);
+    let (code, out, said) = check(&file);
+    assert!(code == Some(0) && out.starts_with("valid"), "{said}");
+    assert!(said.contains("`some` can never match") && said.contains("`all`"), "{said}");
+    let (code, _, said) = ringside(&["check", "--strict", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
 }
 
 #[test]
@@ -250,13 +261,61 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
         (&["chekc", "x.yaml"], "'check'"),
         (&["check", "x.yaml", "--strickt"], "'--strict'"),
         (&["run", "x.yaml", "--workers", "0"], "--workers"),
+        (&["run", "x.yaml", "--workers", "1025"], "1..=1024"),
+        (&["demo", "--seconds", "0"], "0 is not in 1.."),
         (&["run", "x.yaml", "--io", "kqueue"], "io_uring"),
-        (&["run", "x.yaml", "--admin", "everywhere"], "unix:PATH or IP:PORT"),
+        (&["run", "x.yaml", "--admin", "unix:here"], "begins with `/`"),
+        (&["run", "x.yaml", "--admin", "everywhere"], "is not an address"),
     ] {
         let (code, out, said) = ringside(arguments);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
         assert!(said.contains(says), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn commands_of_later_are_known_and_not_supported_yet() {
+    let help = ringside(&["--help"]).1;
+    for line in [
+        "schema",
+        "explain -c x.yaml GET http://a/ -H a:b --help",
+        "push x.yaml --dry-run --wait 5s",
+        "rollback 3",
+        "diff x.yaml",
+        "status -o json",
+        "endpoints eject a b",
+        "certs",
+        "top",
+        "tap --route r",
+        "drain",
+        "undrain",
+        "wait --ready",
+        "doctor",
+        "intercept install",
+        "upgrade",
+        "completions bash",
+        "man",
+    ] {
+        let (code, out, said) = ringside(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{line}: {said}");
+        assert!(said.contains("not supported yet") && said.lines().count() == 1, "{line}: {said}");
+        let name = line.split(' ').next().unwrap();
+        assert!(!help.contains(&format!("\n  {name}")), "{help}");
+    }
+}
+
+#[test]
+fn admin_is_not_at_an_abstract_socket() {
+    let folder = Folder::new("abstract");
+    let says = "an abstract socket has no file mode to protect it";
+    for key in ["admin", "probes"] {
+        let text = format!("{VALID}{key}: {{ address: \"unix:@x\" }}\n");
+        let (code, _, said) = check(&folder.file("a.yaml", text));
+        assert!(code == Some(1) && said.contains(says), "{key}: {said}");
+    }
+    let file = folder.file("b.yaml", VALID.replace("127.0.0.1:8080", "127.0.0.1:0"));
+    let (code, _, said) = ringside(&["run", file.to_str().unwrap(), "--admin", "unix:@x"]);
+    assert!(code == Some(2) && said.contains(says), "{said}");
 }
 
 #[test]

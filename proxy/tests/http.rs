@@ -25,6 +25,7 @@ on_both_drivers! {
     causes_are_named,
     limits_are_kept,
     unix_sockets_on_both_sides,
+    any_address_of_ipv6_takes_ipv4_too,
 }
 
 fn proxy(io: &str, origin: std::net::SocketAddr) -> Proxy {
@@ -363,6 +364,17 @@ fn connect_goes_to_the_routes_service(io: &str) {
     let elsewhere = Proxy::start(io, &config(echo_origin(), "", "", ""));
     let refused = elsewhere.connect().ask("CONNECT web:443 HTTP/1.1\r\nhost: web:443\r\n\r\n");
     assert_eq!((refused.status(), refused.cause()), (403, "connect_not_allowed"));
+
+    // A route that does not name it is not in the way of one that does.
+    let origin = Origin::bind();
+    let tunnel =
+        "- { name: a-tunnel, matches: [{ methods: [CONNECT] }], backends: [{ service: origin }] }";
+    let beside_it = config(origin.address, "", ", hosts: [web]", "") + "  " + tunnel + "\n";
+    let proxy = Proxy::start(io, &beside_it);
+    let mut client = proxy.connect();
+    client.send("CONNECT web:443 HTTP/1.1\r\nhost: web:443\r\n\r\n");
+    let head = String::from_utf8(client.until(b"\r\n\r\n").unwrap()).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
 
 fn causes_are_named(io: &str) {
@@ -409,6 +421,17 @@ fn limits_are_kept(io: &str) {
     assert_eq!(fitting.status(), 200);
 }
 
+fn any_address_of_ipv6_takes_ipv4_too(io: &str) {
+    let text = config("127.0.0.1:1".parse().unwrap(), "", "", "")
+        .replace(r#"name: web, address: "127.0.0.1:0""#, r#"name: web, address: "[::]:0""#)
+        .replace(r#"probes: { address: "127.0.0.1:0" }"#, r#"probes: { address: "[::]:0" }"#);
+    let proxy = Proxy::start(io, &text);
+    for port in [proxy.address("web").port(), proxy.probes().stream().peer_addr().unwrap().port()] {
+        let mut client = Client::connect(([127, 0, 0, 1], port).into());
+        assert!(client.ask("GET /livez HTTP/1.1\r\nhost: web\r\n\r\n").status() >= 200);
+    }
+}
+
 fn unix_sockets_on_both_sides(io: &str) {
     use std::io::{Read, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
@@ -433,7 +456,7 @@ fn unix_sockets_on_both_sides(io: &str) {
             &format!("name: web, address: \"unix:{}\"", front.display()),
         )
         .replace("127.0.0.1:1\"", &format!("unix:{}\"", back.display()));
-    let proxy = Proxy::start(io, &text);
+    let mut proxy = Proxy::start(io, &text);
     let mut client = UnixStream::connect(&front).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").unwrap();
@@ -441,7 +464,8 @@ fn unix_sockets_on_both_sides(io: &str) {
     client.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK") && response.ends_with("ok"), "{response}");
     drop(play.join().unwrap());
-    drop(proxy);
-    let _ = std::fs::remove_file(front);
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit_code(), Some(0));
+    assert!(!front.exists(), "it is removed at the end");
     let _ = std::fs::remove_file(back);
 }

@@ -84,6 +84,10 @@ fn bind_once(address: &Address) -> io::Result<ListenSocket> {
     if target.domain() != Domain::UNIX {
         socket.set_reuse_address(true)?;
     }
+    if target.domain() == Domain::IPV6 {
+        // `[::]` takes IPv4 too, whatever the system's default (net.ipv6.bindv6only).
+        socket.set_only_v6(false)?;
+    }
     if let Address::Unix(path) = address {
         remove_stale(path, &target);
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use reactor::{Signal, Signals};
 
 use crate::run::{Overrides, Process};
+use crate::say::say;
 use figures::Figures;
 
 /// Visitors at a time.
@@ -33,8 +34,13 @@ pub fn demo(seconds: Option<u64>) -> io::Result<ExitCode> {
     let stopped = stop.clone();
     // Ends with the process.
     std::thread::spawn(move || {
-        while signals.wait() != Signal::Terminate {}
+        let wait = || while signals.wait() != Signal::Terminate {};
+        wait();
         stopped.store(true, Ordering::Relaxed);
+        wait();
+        say(format_args!("told to stop again: it ends as it is"));
+        // As a shell has it of a program that SIGINT ended.
+        std::process::exit(130);
     });
     let mesh = Mesh::start()?;
     let mut out = io::stdout();
@@ -119,13 +125,15 @@ impl Mesh {
         Ok(self.figures.total())
     }
 
-    fn end(self) {
+    fn end(mut self) {
         self.leave.store(true, Ordering::Relaxed);
         for visitor in self.visitors {
             let _ = visitor.join();
         }
         self.web.drain();
+        self.web.end();
         self.reviews.drain();
+        self.reviews.end();
     }
 }
 

@@ -379,10 +379,10 @@ mod tests {
     fn own_responses_tell_name_and_next_step() {
         check(
             OWN,
-            "HTTP/1.1 404 Not Found\r\ncontent-type: text/plain\r\ncontent-length: 92\r\n\
+            "HTTP/1.1 404 Not Found\r\ncontent-type: text/plain\r\ncontent-length: 97\r\n\
              x-ringside-cause: no_route; node=web-1\r\n\r\n\
              no_route: no route matches this host, path and method; \
-             compare them with `ringside explain`\n",
+             compare them with the listener's `routes`\n",
         );
     }
 

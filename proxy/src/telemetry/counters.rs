@@ -220,6 +220,13 @@ impl Counters {
         self.loop_lag.record(lag);
     }
 
+    /// Makes a row for each listener and service up to these numbers, so that what was never
+    /// touched is there and zero.
+    pub(super) fn cover(&mut self, listeners: usize, services: usize) {
+        grow(&mut self.listeners, listeners);
+        grow(&mut self.services, services);
+    }
+
     /// Adds another worker's counters.
     pub fn merge(&mut self, other: &Counters) {
         for theirs in &other.exchanges {

@@ -93,12 +93,12 @@ impl Names {
     }
 
     /// All listeners, in the order of their numbers.
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn listeners(&self) -> impl ExactSizeIterator<Item = &str> {
         self.listeners.names.iter().map(String::as_str)
     }
 
     /// All services, in the order of their numbers.
-    pub(crate) fn services(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn services(&self) -> impl ExactSizeIterator<Item = &str> {
         self.services.names.iter().map(String::as_str)
     }
 }

@@ -14,6 +14,7 @@ use super::names::Names;
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub version: &'a str,
+    pub node: Node<'a>,
     pub generation: u64,
     /// When that generation went live, in seconds since 1970.
     pub applied_at_s: f64,
@@ -23,6 +24,16 @@ pub struct Facts<'a> {
     pub io_reason: &'a str,
     /// `None` without an access log.
     pub access_log_dropped: Option<u64>,
+    /// The services of the plan that is live, each with how many endpoints it has.
+    pub endpoints: Vec<(&'a str, usize)>,
+}
+
+/// Who this proxy is; empty where the config does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Node<'a> {
+    pub id: &'a str,
+    pub service: &'a str,
+    pub zone: &'a str,
 }
 
 /// Appends all metrics to `out`; `workers` are the workers' counters in the order of their numbers.
@@ -31,6 +42,8 @@ pub fn render(out: &mut String, names: &Names, workers: &[Counters], facts: &Fac
     for worker in workers {
         all.merge(worker);
     }
+    // A row that only appears with the first request is one that no alert can wait for.
+    all.cover(names.listeners().len(), names.services().len());
     let sources = Sources { names, workers, all: &all, facts };
     for metric in METRICS {
         let Metric { name, kind, help, .. } = metric;
@@ -184,6 +197,17 @@ static METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "ringside_service_endpoints",
+        kind: Kind::Gauge,
+        help: "Endpoints of a service, by what is known of them; nobody checks their health yet.",
+        labels: &["service", "state"],
+        samples: |sources, samples| {
+            for (service, count) in &sources.facts.endpoints {
+                samples.value(&[service, "healthy"], *count as f64);
+            }
+        },
+    },
+    Metric {
         name: "ringside_bytes_total",
         kind: Kind::Counter,
         help: "Bytes over downstream connections; in: from the downstream.",
@@ -265,9 +289,12 @@ static METRICS: &[Metric] = &[
     Metric {
         name: "ringside_build_info",
         kind: Kind::Gauge,
-        help: "The program that runs.",
-        labels: &["version"],
-        samples: |sources, samples| samples.value(&[sources.facts.version], 1.0),
+        help: "The program that runs, and as whom.",
+        labels: &["version", "node", "service", "zone"],
+        samples: |sources, samples| {
+            let Node { id, service, zone } = sources.facts.node;
+            samples.value(&[sources.facts.version, id, service, zone], 1.0);
+        },
     },
 ];
 
@@ -395,11 +422,13 @@ mod tests {
     fn facts() -> Facts<'static> {
         Facts {
             version: "0.1.0",
+            node: Node { id: "web-1", service: "web", zone: "" },
             generation: 3,
             applied_at_s: 1.5,
             io_backend: "epoll",
             io_reason: "io_uring_setup: \"forbidden\"",
             access_log_dropped: Some(4),
+            endpoints: vec![("shop", 2)],
         }
     }
 
@@ -470,6 +499,7 @@ mod tests {
             r#"ringside_upstream_pending{service="shop"} 1"#,
             r#"ringside_bytes_total{listener="web",direction="in"} 120"#,
             r#"ringside_bytes_total{listener="web",direction="out"} 0"#,
+            r#"ringside_service_endpoints{service="shop",state="healthy"} 2"#,
             r#"ringside_config_generation 3"#,
             r#"ringside_config_applied_timestamp_seconds 1.5"#,
             r#"ringside_worker_connections_active{worker="0"} 0"#,
@@ -478,9 +508,29 @@ mod tests {
             r#"ringside_worker_loop_lag_seconds_count{worker="0"} 1"#,
             r#"ringside_io_backend_info{backend="epoll",reason="io_uring_setup: \"forbidden\""} 1"#,
             r#"ringside_access_log_dropped_total 4"#,
-            r#"ringside_build_info{version="0.1.0"} 1"#,
+            r#"ringside_build_info{version="0.1.0",node="web-1",service="web",zone=""} 1"#,
         ];
         for line in expected {
+            assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_never_touched_is_zero() {
+        let mut names = Names::default();
+        names.listener("web");
+        names.listener("edge");
+        names.service("shop");
+        let text = rendered(&names, &[Counters::new()]);
+        for line in [
+            r#"ringside_connections_active{listener="edge"} 0"#,
+            r#"ringside_connections_total{listener="web"} 0"#,
+            r#"ringside_bytes_total{listener="web",direction="in"} 0"#,
+            r#"ringside_upstream_first_byte_seconds_count{service="shop"} 0"#,
+            r#"ringside_upstream_connections_active{service="shop"} 0"#,
+            r#"ringside_upstream_connections_total{service="shop"} 0"#,
+            r#"ringside_upstream_pending{service="shop"} 0"#,
+        ] {
             assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
         }
     }
