@@ -790,10 +790,12 @@ impl Exchange<'_> {
 
     /// Tells the client why there is no response, or, if it cannot be told any more, cuts it off.
     async fn fail(&self, request: &Request, cause: Cause) -> Next {
+        let cause = self.down.blame(cause);
         self.record.cause.set(Some(cause));
         let begun = self.record.status.get() != 0;
         if cause == Cause::ClientGone || cause == Cause::WriteTimeout {
             self.down.end_by(cause);
+            self.down.is_recorded();
         }
         if begun || cause == Cause::ClientGone || cause == Cause::WriteTimeout {
             if !begun {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
 use reactor::{
@@ -17,6 +17,7 @@ use slotmap::{SlotMap, new_key_type};
 
 use crate::downstream;
 use crate::downstream::connection::Connection;
+use crate::downstream::tcp::Tunnelled;
 use crate::error::{Cause, Shortage};
 use crate::exchange::{self, Request, Response};
 use crate::plan::{ListenerKind, Plan};
@@ -39,9 +40,9 @@ const QUIET: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_millis(250);
 /// How often a draining worker looks for connections that have become idle.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
-/// How long connections that were cut at the deadline may take to notice and to write their record:
-/// an exchange gives a client that seems to have closed its sending direction a second.
-const LAST_WORDS: Duration = Duration::from_millis(1_200);
+/// How long connections that were cut at the deadline may take to notice, to say so, and to write
+/// their record.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How often the loop's lag is measured.
 const LAG_PROBE: Duration = Duration::from_millis(100);
 
@@ -274,18 +275,53 @@ impl Worker {
 
     fn refuse(&self, listener: usize) {
         let mut counters = self.counters.borrow_mut();
-        let id = self.plan.listeners[listener].id;
-        counters.connection_opened(id);
-        counters.connection_closed(id, Some(Cause::ConnectionLimit.name()));
+        let listener = &self.plan.listeners[listener];
+        let cause = Cause::ConnectionLimit.name();
+        counters.connection_opened(listener.id);
+        counters.connection_closed(listener.id, Some(cause));
+        drop(counters);
+        if self.samples_access() {
+            self.record_access(&Access { cause, ..Access::of(&listener.name, SystemTime::now()) });
+        }
+    }
+
+    /// Writes down a TCP connection, or why an HTTP connection ended without an exchange that tells.
+    pub fn record_connection(&self, connection: &Connection, tunnelled: Option<Tunnelled>) {
+        let cause = connection.unrecorded();
+        if (cause.is_none() && tunnelled.is_none()) || !self.samples_access() {
+            return;
+        }
+        let duration = self.reactor.now() - connection.began();
+        let Tunnelled { service, endpoint, inward, outward } = match &tunnelled {
+            Some(tunnelled) => tunnelled,
+            None => &Tunnelled::default(),
+        };
+        let service = tunnelled.is_some().then(|| &self.plan.services[*service]);
+        let endpoint = service.zip(*endpoint).map(|(service, at)| &service.endpoints[at]);
+        let listener = &self.plan.listeners[connection.listener].name;
+        self.record_access(&Access {
+            service: service.map_or("", |service| &service.name),
+            endpoint: endpoint.map_or("", |endpoint| &endpoint.name),
+            protocol: if tunnelled.is_some() { "tcp" } else { "" },
+            cause: cause.map_or("", Cause::name),
+            duration,
+            bytes_in: *inward,
+            bytes_out: *outward,
+            source_ip: connection.peer.as_ref().map_or(b"", |peer| peer.text.as_bytes()),
+            attempts: u32::from(endpoint.is_some()),
+            ..Access::of(listener, SystemTime::now() - duration)
+        });
     }
 
     fn admit(&self, listener: usize, accepted: Accepted) -> Rc<Connection> {
         let stream = self.reactor.adopt(accepted);
         stream.limit_high_water(self.plan.stream_buffer());
         self.counters.borrow_mut().connection_opened(self.plan.listeners[listener].id);
+        let now = self.reactor.now();
         let mut connections = self.connections.borrow_mut();
-        let key = connections
-            .insert_with_key(|key| Rc::new(Connection::new(&self.plan, listener, key, stream)));
+        let key = connections.insert_with_key(|key| {
+            Rc::new(Connection::new(&self.plan, listener, key, stream, now))
+        });
         connections[key].clone()
     }
 
@@ -357,10 +393,15 @@ impl Worker {
             }
             self.reactor.yield_now().await;
         }
-        self.close(|_| true);
+        for connection in self.connections.borrow().values() {
+            connection.cut();
+        }
         let give_up = self.reactor.now() + LAST_WORDS;
         while !self.connections.borrow().is_empty() && self.reactor.now() < give_up {
             self.reactor.sleep(DRAIN_LOOK).await;
+        }
+        for connection in self.connections.borrow().values() {
+            connection.stream.reset_on_close();
         }
         self.upstreams.clear();
     }

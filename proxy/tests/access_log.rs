@@ -46,12 +46,16 @@ fn what_is_cut_at_the_deadline_is_logged(io: &str) {
     reading.until(b"begun").unwrap();
     proxy.signal("TERM");
     assert_eq!(proxy.exit_code(), Some(0));
+    // Who has got nothing yet can be told; who has got a part must not take it for the whole.
+    let told = waiting.message().unwrap();
+    assert_eq!((told.status(), told.cause()), (503, "draining"));
+    assert!(!reading.ends_orderly());
     let mut lines = log.lines(2);
     lines.sort_by_key(|line| line["path"].to_string());
     let said = |line: &Value| (line["path"].clone(), line["status"].clone());
     assert_eq!(said(&lines[0]), ("/reading".into(), 200.into()));
-    assert_eq!(said(&lines[1]), ("/waiting".into(), 499.into()));
-    assert!(lines.iter().all(|line| line["cause"] == "client_gone"), "{lines:?}");
+    assert_eq!(said(&lines[1]), ("/waiting".into(), 503.into()));
+    assert!(lines.iter().all(|line| line["cause"] == "draining"), "{lines:?}");
 }
 
 /// And a request without a host, which has to have one, is for localhost.

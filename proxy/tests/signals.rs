@@ -36,7 +36,8 @@ fn a_second_signal_ends_the_drain(io: &str) {
         proxy.signal(signal);
         proxy.says("told to stop again");
         assert_eq!(proxy.exit_code(), Some(0));
-        assert_eq!(client.message(), None);
+        let answer = client.message().unwrap();
+        assert_eq!((answer.status(), answer.cause()), (503, "draining"));
     }
 }
 

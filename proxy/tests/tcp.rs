@@ -81,7 +81,7 @@ fn bulk_arrives_exactly_both_ways(io: &str) {
 fn a_refusing_upstream_ends_the_connection(io: &str) {
     let nobody = Origin::bind().address;
     let proxy = tcp(io, 1, nobody);
-    proxy.connect().ends_orderly();
+    assert!(!proxy.connect().ends_orderly(), "nothing came, and that was not all there is");
     proxy.metric_becomes(&["ringside_connections_closed_total", "connect_failed"], "1");
 }
 

@@ -5,6 +5,7 @@
 //! performs them when the descriptor is ready.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::rc::Rc;
 
@@ -167,9 +168,9 @@ impl Driver {
         each!(self, driver => driver.cancel_accept(table, key));
     }
 
-    /// Ends the sending direction, or both.
-    pub(crate) fn shutdown(&mut self, fd: RawFd, both: bool) {
-        each!(self, driver => driver.shutdown(fd, both));
+    /// Ends one direction, or both.
+    pub(crate) fn shutdown(&mut self, fd: RawFd, how: Shutdown) {
+        each!(self, driver => driver.shutdown(fd, how));
     }
 
     /// Closes a descriptor of which the driver has nothing any more.

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::Shutdown;
 use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
@@ -326,18 +327,25 @@ impl Stream {
 
     /// Tells the peer that nothing more comes. Receiving goes on.
     pub fn shutdown_write(&self) {
-        self.shutdown(false);
+        self.shutdown(Shutdown::Write);
     }
 
     /// Ends both directions; what waits on this stream is told so.
     pub fn shutdown_both(&self) {
-        self.shutdown(true);
+        self.shutdown(Shutdown::Both);
     }
 
-    fn shutdown(&self, both: bool) {
+    /// Ends receiving as a reset by the peer would; what waits on this stream is told so. Sending goes
+    /// on: there may be a last word.
+    pub fn cut(&self) {
+        self.socket(&mut self.reactor.core()).failed(libc::ECONNRESET);
+        self.shutdown(Shutdown::Read);
+    }
+
+    fn shutdown(&self, how: Shutdown) {
         let mut core = self.reactor.core();
         let fd = self.socket(&mut core).fd;
-        core.driver.shutdown(fd, both);
+        core.driver.shutdown(fd, how);
     }
 
     /// Makes dropping this stream a reset: the peer must not take what it has got so far for all there

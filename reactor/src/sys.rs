@@ -1,6 +1,7 @@
 //! The system calls that the drivers make directly, each wrapped once.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
@@ -78,7 +79,12 @@ pub(crate) fn close(fd: RawFd) {
 }
 
 /// Ends one or both directions; an error means that the peer was faster.
-pub(crate) fn shutdown(fd: RawFd, how: libc::c_int) {
+pub(crate) fn shutdown(fd: RawFd, how: Shutdown) {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
     // SAFETY: no memory is involved.
     unsafe { libc::shutdown(fd, how) };
 }

@@ -41,8 +41,12 @@ pub struct Connection {
     pub key: ConnectionKey,
     /// `None` over a Unix socket.
     pub peer: Option<Peer>,
+    began: Instant,
     idle: Cell<bool>,
+    cut: Cell<bool>,
     ended_by: Cell<Option<Cause>>,
+    /// What ended it stands in an exchange's record.
+    recorded: Cell<bool>,
 }
 
 /// Who is at the other end.
@@ -54,7 +58,13 @@ pub struct Peer {
 }
 
 impl Connection {
-    pub fn new(plan: &Plan, listener: usize, key: ConnectionKey, stream: Stream) -> Connection {
+    pub fn new(
+        plan: &Plan,
+        listener: usize,
+        key: ConnectionKey,
+        stream: Stream,
+        began: Instant,
+    ) -> Connection {
         let address = stream.peer_address().ok().and_then(|address| address.ip());
         let peer = address.map(|address| {
             let ip = address.ip();
@@ -64,8 +74,46 @@ impl Connection {
             };
             Peer { ip, text: IpText::new(ip), is_trusted }
         });
-        let idle = Cell::new(true);
-        Connection { stream, listener, key, peer, idle, ended_by: Cell::new(None) }
+        Connection {
+            stream,
+            listener,
+            key,
+            peer,
+            began,
+            idle: Cell::new(true),
+            cut: Cell::new(false),
+            ended_by: Cell::new(None),
+            recorded: Cell::new(false),
+        }
+    }
+
+    /// When it was accepted.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Its time is over: what goes on on it ends now.
+    pub fn cut(&self) {
+        self.cut.set(true);
+        self.stream.cut();
+    }
+
+    /// What `cause` is called if it is our doing.
+    pub fn blame(&self, cause: Cause) -> Cause {
+        match cause {
+            Cause::ClientGone if self.cut.get() => Cause::Draining,
+            cause => cause,
+        }
+    }
+
+    /// Notes that an exchange's record tells why it ends.
+    pub fn is_recorded(&self) {
+        self.recorded.set(true);
+    }
+
+    /// Why it was ended, if no exchange's record tells.
+    pub fn unrecorded(&self) -> Option<Cause> {
+        self.ended_by().filter(|_| !self.recorded.get())
     }
 
     /// Whether it waits for a request, so that closing it loses nothing.
@@ -118,6 +166,7 @@ pub async fn serve<F: Future>(
     if next == Next::Linger {
         linger(&worker, &connection).await;
     }
+    worker.record_connection(&connection, None);
     worker.dismiss(&connection);
 }
 

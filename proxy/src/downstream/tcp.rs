@@ -18,10 +18,31 @@ pub async fn serve(
     idle: Option<Duration>,
 ) {
     connection.set_busy();
-    if let Err(cause) = relay(&worker, &connection, service, idle).await {
-        connection.end_by(cause);
+    let traffic = Traffic::default();
+    let mut endpoint = None;
+    let relayed = relay(&worker, &connection, service, idle, &traffic, &mut endpoint).await;
+    if let Err(cause) = relayed {
+        connection.end_by(connection.blame(cause));
+        // The client must not take a part for the whole.
+        connection.stream.reset_on_close();
     }
+    let (inward, outward) = (traffic.inward.get(), traffic.outward.get());
+    let listener = worker.plan.listeners[connection.listener].id;
+    let mut counters = worker.counters.borrow_mut();
+    counters.bytes(listener, Direction::In, inward);
+    counters.bytes(listener, Direction::Out, outward);
+    drop(counters);
+    worker.record_connection(&connection, Some(Tunnelled { service, endpoint, inward, outward }));
     worker.dismiss(&connection);
+}
+
+/// What a TCP connection carried, and where to.
+#[derive(Default)]
+pub struct Tunnelled {
+    pub service: usize,
+    pub endpoint: Option<usize>,
+    pub inward: u64,
+    pub outward: u64,
 }
 
 async fn relay(
@@ -29,18 +50,18 @@ async fn relay(
     connection: &Connection,
     service: usize,
     idle: Option<Duration>,
+    traffic: &Traffic,
+    endpoint: &mut Option<usize>,
 ) -> Result<(), Cause> {
     let attempt = upstream::Attempt::begin(worker, service)?;
+    *endpoint = Some(attempt.endpoint);
     let up = upstream::dial(worker, &attempt).await?;
-    let traffic = Traffic::default();
-    let end = tunnel(&worker.reactor, &connection.stream, &up.stream, idle, &traffic).await;
-    let listener = worker.plan.listeners[connection.listener].id;
-    let mut counters = worker.counters.borrow_mut();
-    counters.bytes(listener, Direction::In, traffic.inward.get());
-    counters.bytes(listener, Direction::Out, traffic.outward.get());
-    match end {
+    match tunnel(&worker.reactor, &connection.stream, &up.stream, idle, traffic).await {
         TunnelEnd::Closed => Ok(()),
-        TunnelEnd::Idle => Err(Cause::StreamIdleTimeout),
+        TunnelEnd::Idle => {
+            up.stream.reset_on_close();
+            Err(Cause::StreamIdleTimeout)
+        }
         TunnelEnd::DownFailed => Err(Cause::ClientGone),
         TunnelEnd::UpFailed => Err(Cause::UpstreamReset),
     }

@@ -1,4 +1,5 @@
-//! The access record: what the log says of one exchange.
+//! The access record: what the log says of one exchange, of a TCP connection, or of the end of an HTTP
+//! connection that no exchange tells.
 //!
 //! A worker describes an exchange with an [`Access`], which borrows everything, and copies that
 //! into a recycled [`AccessRecord`]: a few numbers and one flat buffer of text, a hundred
@@ -12,7 +13,7 @@ use super::json::Object;
 /// A text that is longer is cut: a record stays below 12 KiB whatever a client sends.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
-/// One exchange, described by borrowing. Empty text and `None` stand for "there was none" and are
+/// One exchange, or one connection that had none to tell its end, described by borrowing. Empty text and `None` stand for "there was none" and are
 /// left out of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
@@ -28,6 +29,7 @@ pub struct Access<'a> {
     pub path: &'a [u8],
     /// `HTTP/1.1`.
     pub protocol: &'a str,
+    /// 0: none, as of connections.
     pub status: u16,
     pub cause: &'a str,
     pub duration: Duration,
@@ -41,6 +43,31 @@ pub struct Access<'a> {
     pub source_ip: &'a [u8],
     /// How many times a request went out; 0 if no upstream was reached.
     pub attempts: u32,
+}
+
+impl<'a> Access<'a> {
+    /// Nothing but where and when: the rest is for whoever knows it.
+    pub fn of(listener: &'a str, time: SystemTime) -> Access<'a> {
+        Access {
+            time,
+            listener,
+            route: "",
+            service: "",
+            endpoint: "",
+            method: b"",
+            path: b"",
+            protocol: "",
+            status: 0,
+            cause: "",
+            duration: Duration::ZERO,
+            first_byte: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            request_id: b"",
+            source_ip: b"",
+            attempts: 0,
+        }
+    }
 }
 
 /// The texts of a record, in the order of its buffer.
@@ -114,7 +141,9 @@ impl AccessRecord {
         let mut object = Object::begin(out);
         object.text("time", &time);
         self.write_texts(&mut object);
-        object.number("status", u64::from(self.status));
+        if self.status != 0 {
+            object.number("status", u64::from(self.status));
+        }
         object.number("duration_us", micros(self.duration));
         if let Some(first_byte) = self.first_byte {
             object.number("first_byte_us", micros(first_byte));

@@ -317,10 +317,14 @@ pub(crate) fn decode_chunked(wire: &[u8]) -> Option<Decoded> {
     }
 }
 
+/// Of bytes from 0x80 on in a target, which clients do send, `httparse` takes UTF-8 only.
+fn httparse_takes_target(head: &RequestHead, bytes: &[u8]) -> bool {
+    str::from_utf8(head.target(bytes)).is_ok()
+}
+
 /// `httparse` reads the same head in the same bytes.
 fn check_same_reading(head: &RequestHead, bytes: &[u8]) {
-    // Of bytes from 0x80 on in a target, which clients do send, it takes UTF-8 only.
-    if str::from_utf8(head.target(bytes)).is_err() {
+    if !httparse_takes_target(head, bytes) {
         return;
     }
     let mut slots = vec![httparse::EMPTY_HEADER; head.fields.len()];
@@ -341,6 +345,9 @@ pub(crate) fn check_forwarded_request(
     out: &[u8],
     forward: &Forward<'_>,
 ) {
+    if !httparse_takes_target(head, bytes) {
+        return;
+    }
     let text = out.escape_ascii();
     let host: &[u8] = forward.host.unwrap_or_else(|| head.host(bytes));
     let mut slots = [httparse::EMPTY_HEADER; 300];

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
+use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -132,7 +133,7 @@ impl Epoll {
     pub(crate) fn abandon(&mut self, table: &mut Table, key: SocketKey) {
         let Some(socket) = table.sockets.get(key) else { return };
         if !socket.aborted {
-            sys::shutdown(socket.fd, libc::SHUT_RDWR);
+            sys::shutdown(socket.fd, Shutdown::Both);
         }
         socket.recv.armed = false;
         if let Some(connect) = &mut socket.connect {
@@ -162,8 +163,8 @@ impl Epoll {
         table.listeners.accepted(key, Err(libc::ECANCELED), false);
     }
 
-    pub(crate) fn shutdown(&mut self, fd: RawFd, both: bool) {
-        sys::shutdown(fd, if both { libc::SHUT_RDWR } else { libc::SHUT_WR });
+    pub(crate) fn shutdown(&mut self, fd: RawFd, how: Shutdown) {
+        sys::shutdown(fd, how);
     }
 
     pub(crate) fn close(&mut self, fd: RawFd) {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -181,7 +182,7 @@ impl Sim {
     pub(crate) fn abandon(&mut self, table: &mut Table, key: SocketKey) {
         let Some(socket) = table.sockets.get(key) else { return };
         if !socket.aborted {
-            self.shutdown(socket.fd, true);
+            self.shutdown(socket.fd, Shutdown::Both);
         }
         for what in What::ALL {
             self.cancel(key, what);
@@ -205,8 +206,8 @@ impl Sim {
         self.plan(deed);
     }
 
-    pub(crate) fn shutdown(&mut self, fd: RawFd, both: bool) {
-        self.network.lock().shutdown(fd, both);
+    pub(crate) fn shutdown(&mut self, fd: RawFd, how: Shutdown) {
+        self.network.lock().shutdown(fd, how);
     }
 
     pub(crate) fn close(&mut self, fd: RawFd) {

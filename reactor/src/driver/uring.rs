@@ -8,6 +8,7 @@
 //! ours only inside `io_uring_enter`.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -223,7 +224,7 @@ impl Uring {
         // `shutdown` wakes what waits on a connected socket; the cancels are for the rest. A close
         // alone would send no FIN while a receive is armed.
         if !socket.aborted {
-            sys::shutdown(socket.fd, libc::SHUT_RDWR);
+            sys::shutdown(socket.fd, Shutdown::Both);
         }
         for (op, _) in with_driver.into_iter().filter(|(_, armed)| *armed) {
             self.cancel(op, key.data());
@@ -242,8 +243,8 @@ impl Uring {
         self.cancel(Op::Accept, key.data());
     }
 
-    pub(crate) fn shutdown(&mut self, fd: RawFd, both: bool) {
-        sys::shutdown(fd, if both { libc::SHUT_RDWR } else { libc::SHUT_WR });
+    pub(crate) fn shutdown(&mut self, fd: RawFd, how: Shutdown) {
+        sys::shutdown(fd, how);
     }
 
     pub(crate) fn close(&mut self, fd: RawFd) {

@@ -11,6 +11,7 @@
 //! orderly end has arrived too), and it overtakes what is on its way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Shutdown;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -507,9 +508,12 @@ impl World {
     }
 
     /// Ends the sending direction, or both.
-    pub(crate) fn shutdown(&mut self, socket: RawFd, both: bool) {
+    pub(crate) fn shutdown(&mut self, socket: RawFd, how: Shutdown) {
         let Some(end) = self.ends.get_mut(&socket) else { return };
-        end.read_shut |= both;
+        end.read_shut |= how != Shutdown::Write;
+        if how == Shutdown::Read {
+            return self.tell(socket);
+        }
         let first = !std::mem::replace(&mut end.write_shut, true) && !end.dead;
         let peer = end.peer;
         if first && let Some(to) = peer {
