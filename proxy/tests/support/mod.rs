@@ -425,6 +425,32 @@ impl Origin {
     }
 }
 
+/// An address that answers no connection attempt: somebody listens there, and has no room.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl BlackHole {
+    pub fn new() -> BlackHole {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let listener = socket().unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A queue of no length takes one; the kernel drops the attempts of all others.
+        let queued = (0..4).map(|_| {
+            let socket = socket().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&address);
+            socket
+        });
+        let queued = queued.collect();
+        BlackHole { address: address.as_socket().unwrap(), _listener: listener, _queued: queued }
+    }
+}
+
 /// An origin that answers every request with its request line, and keeps the connection.
 pub fn echo_origin() -> SocketAddr {
     Origin::bind().serve(|client| {
