@@ -406,10 +406,15 @@ impl Origin {
 
     /// Whether a connection is waiting, without waiting for one.
     pub fn has_connection(&self) -> bool {
+        self.accept_now().is_some()
+    }
+
+    /// The connection that is waiting, if one is.
+    pub fn accept_now(&self) -> Option<Client> {
         self.listener.set_nonblocking(true).unwrap();
-        let accepted = self.listener.accept().is_ok();
+        let accepted = self.listener.accept();
         self.listener.set_nonblocking(false).unwrap();
-        accepted
+        accepted.ok().map(|(stream, _)| Client::from(stream))
     }
 
     /// Serves every connection on a thread of its own, until the process ends.
