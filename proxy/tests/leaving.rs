@@ -11,13 +11,15 @@ on_both_drivers! {
     who_leaves_within_the_head_is_gone,
     who_leaves_while_we_connect_is_gone,
     who_leaves_while_the_answer_is_stuck_is_gone,
+    who_leaves_behind_a_pipelined_request_is_gone,
     a_half_closed_client_waits_for_a_slow_answer,
     a_half_closed_client_gets_a_large_answer,
     a_half_closed_client_gets_an_answer_that_comes_in_drops,
 }
 
 fn proxy(io: &str, origin: SocketAddr) -> Proxy {
-    Proxy::start(io, &config(origin, "", "", ""))
+    // Not what ends anything here.
+    Proxy::start(io, &config(origin, "", ", timeouts: { response: 1m }", ""))
 }
 
 /// How a client goes.
@@ -81,6 +83,22 @@ fn who_leaves_while_the_answer_is_stuck_is_gone(io: &str) {
     }
     let gone = ["ringside_requests_total", "client_gone"];
     proxy.metric_becomes(&gone, &WAYS.len().to_string());
+}
+
+/// Bytes of a next request lie before the end.
+fn who_leaves_behind_a_pipelined_request_is_gone(io: &str) {
+    let origin = Origin::bind();
+    let proxy = proxy(io, origin.address);
+    for (at, leave) in WAYS.iter().enumerate() {
+        let mut client = proxy.connect();
+        client.send("GET /1 HTTP/1.1\r\nhost: web\r\n\r\nGET /2 HTTP/1.1\r\nhost: web\r\n\r\n");
+        let mut server = origin.accept();
+        server.message().unwrap();
+        leave(client);
+        server.ends_orderly();
+        all_gone(&proxy, at + 1);
+    }
+    assert!(!origin.has_connection());
 }
 
 fn a_half_closed_client_waits_for_a_slow_answer(io: &str) {
