@@ -26,6 +26,8 @@ on_both_drivers! {
     limits_are_kept,
     a_body_of_exactly_the_limit_passes,
     a_body_beyond_the_limit_is_refused_and_never_passed_on,
+    chunks_that_come_with_the_head_count_as_content,
+    chunks_that_come_with_the_head_count_at_all,
     unix_sockets_on_both_sides,
 }
 
@@ -515,6 +517,21 @@ fn beyond_the_limit_is_refused(io: &str, sendings: &[Sending]) {
             }
         }
     }
+}
+
+const CHUNKS_WITH_THE_HEAD: [Sending; 3] = [
+    Sending { is_chunked: true, with_head: true, parts: 1 },
+    Sending { is_chunked: true, with_head: true, parts: 2 },
+    Sending { is_chunked: true, with_head: true, parts: 3 },
+];
+
+/// Sizes and line ends are no content.
+fn chunks_that_come_with_the_head_count_as_content(io: &str) {
+    exactly_the_limit_passes(io, &CHUNKS_WITH_THE_HEAD);
+}
+
+fn chunks_that_come_with_the_head_count_at_all(io: &str) {
+    beyond_the_limit_is_refused(io, &CHUNKS_WITH_THE_HEAD);
 }
 
 /// How much content there is in what may be the beginning of a chunked body.
