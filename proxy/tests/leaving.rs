@@ -12,6 +12,7 @@ on_both_drivers! {
     who_leaves_while_we_connect_is_gone,
     who_leaves_while_the_answer_is_stuck_is_gone,
     who_leaves_behind_a_pipelined_request_is_gone,
+    who_leaves_after_a_whole_body_is_gone,
     a_half_closed_client_waits_for_a_slow_answer,
     a_half_closed_client_gets_a_large_answer,
     a_half_closed_client_gets_an_answer_that_comes_in_drops,
@@ -99,6 +100,32 @@ fn who_leaves_behind_a_pipelined_request_is_gone(io: &str) {
         all_gone(&proxy, at + 1);
     }
     assert!(!origin.has_connection());
+}
+
+/// The request is complete: nothing more is read of it, and yet the end is noticed.
+fn who_leaves_after_a_whole_body_is_gone(io: &str) {
+    let origin = Origin::bind();
+    let proxy = proxy(io, origin.address);
+    let posts = [
+        ("content-length: 5", "hello"),
+        ("content-length: 5000", &"x".repeat(5_000)),
+        ("transfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+    ];
+    let mut count = 0;
+    for (framing, body) in posts {
+        for leave in WAYS {
+            let mut client = proxy.connect();
+            client.send(format!("POST / HTTP/1.1\r\nhost: web\r\n{framing}\r\n\r\n"));
+            let mut server = origin.accept();
+            server.until(b"\r\n\r\n").unwrap();
+            client.send(body);
+            server.exactly(body.len());
+            leave(client);
+            server.ends_orderly(); // soon, or this panics
+            count += 1;
+            all_gone(&proxy, count);
+        }
+    }
 }
 
 fn a_half_closed_client_waits_for_a_slow_answer(io: &str) {
