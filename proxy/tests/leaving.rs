@@ -13,6 +13,8 @@ on_both_drivers! {
     who_leaves_while_the_answer_is_stuck_is_gone,
     who_leaves_behind_a_pipelined_request_is_gone,
     who_leaves_after_a_whole_body_is_gone,
+    who_resets_while_the_upload_is_stuck_is_gone,
+    who_resets_behind_a_large_pipelined_request_is_gone,
     a_half_closed_client_waits_for_a_slow_answer,
     a_half_closed_client_gets_a_large_answer,
     a_half_closed_client_gets_an_answer_that_comes_in_drops,
@@ -126,6 +128,44 @@ fn who_leaves_after_a_whole_body_is_gone(io: &str) {
             all_gone(&proxy, count);
         }
     }
+}
+
+/// An orderly end stands behind bytes that nobody reads; a reset does not.
+fn who_resets_while_the_upload_is_stuck_is_gone(io: &str) {
+    let origin = Origin::bind();
+    let proxy = proxy(io, origin.address);
+    for framing in ["content-length: 50000000", "transfer-encoding: chunked"] {
+        let mut client = proxy.connect();
+        client.send(format!("POST / HTTP/1.1\r\nhost: web\r\n{framing}\r\n\r\n2faf080\r\n"));
+        let server = origin.accept();
+        // Until nobody takes any more.
+        let stream = client.stream();
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let body = pattern(1 << 20);
+        while std::io::Write::write(&mut &*stream, &body).is_ok() {}
+        client.reset();
+        proxy.metric_becomes(&["ringside_connections_active"], "0");
+        proxy.metric_becomes(&["ringside_upstream_connections_active"], "0");
+        drop(server);
+    }
+    proxy.metric_becomes(&["ringside_requests_total", "client_gone"], "2");
+}
+
+/// So many bytes of a next request that not all of them are taken from the socket.
+fn who_resets_behind_a_large_pipelined_request_is_gone(io: &str) {
+    let origin = Origin::bind();
+    let proxy = proxy(io, origin.address);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut server = origin.accept();
+    server.message().unwrap();
+    client.stream().set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    client.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 50000000\r\n\r\n");
+    let body = pattern(1 << 20);
+    while std::io::Write::write(&mut client.stream(), &body).is_ok() {}
+    client.reset();
+    server.ends_orderly();
+    all_gone(&proxy, 1);
 }
 
 fn a_half_closed_client_waits_for_a_slow_answer(io: &str) {
