@@ -88,7 +88,13 @@ struct Case {
 const REQUESTS: &str = "ringside_requests_total";
 const CONNECTIONS: &str = "ringside_connections_closed_total";
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
+    Case {
+        name: "keep_alive",
+        set: |limits, ms| limits.keep_alive = ms,
+        play: rests,
+        counted: [CONNECTIONS, "keep_alive_timeout"],
+    },
     Case {
         name: "head, silence",
         set: |limits, ms| limits.head = ms,
@@ -208,6 +214,15 @@ fn asks(proxy: &Proxy, origin: &Origin) -> (Client, Client) {
     let mut server = origin.accept();
     server.message().unwrap();
     (client, server)
+}
+
+fn rests(proxy: &Proxy, origin: &Origin) -> Instant {
+    let (mut client, mut server) = asks(proxy, origin);
+    let began = Instant::now();
+    server.send(OK);
+    assert_eq!(client.message().unwrap().body, b"ok");
+    assert!(client.ends_orderly());
+    began
 }
 
 fn says_nothing(proxy: &Proxy, _: &Origin) -> Instant {
