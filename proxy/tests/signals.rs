@@ -17,6 +17,7 @@ on_both_drivers! {
     a_killed_upstream_fails_by_name_and_comes_back,
     killed_and_started_again_it_serves_at_once,
     sigterm_under_load_fails_nobody,
+    sigterm_fails_nobody_who_comes_back,
 }
 
 const CLIENTS: usize = 6;
@@ -201,6 +202,11 @@ fn killed_and_started_again_it_serves_at_once(io: &str) {
 /// Clients that do as they are told: who is asked to close goes elsewhere.
 fn sigterm_under_load_fails_nobody(io: &str) {
     drains_under_load(io, Load { goes_elsewhere: true, ..Load::default() });
+}
+
+/// Who is asked to close connects anew, until nobody listens.
+fn sigterm_fails_nobody_who_comes_back(io: &str) {
+    drains_under_load(io, Load::default());
 }
 
 fn drains_under_load(io: &str, load: Load) {
