@@ -23,7 +23,8 @@ pub(crate) struct Arguments {
     /// Run on this core
     #[arg(long)]
     pin: Option<usize>,
-    /// Close each connection as soon as it is idle after a random age of up to so many milliseconds
+    /// Close each connection as soon as it is idle after a random age of up to so many milliseconds;
+    /// one that carried no request yet is not idle but new, and stays
     #[arg(long, value_name = "MAX_MS", num_args = 0..=1, default_missing_value = "200")]
     close_idle_randomly: Option<u64>,
 }
@@ -67,6 +68,8 @@ struct Connection {
     /// Waits for a timer before it answers.
     slow: bool,
     close_after: bool,
+    /// Has carried a request.
+    used: bool,
     /// Has reached its random age: closed as soon as it is idle.
     aged: bool,
     /// The socket may hold bytes that we have not read.
@@ -166,6 +169,7 @@ impl Origin {
                 rest: Rest::None,
                 slow: false,
                 close_after: false,
+                used: false,
                 aged: false,
                 readable: false,
                 ended: false,
@@ -223,7 +227,7 @@ impl Origin {
                 self.take(connection, slot, &unread);
                 continue;
             }
-            if connection.aged && connection.reader.is_between_requests() {
+            if connection.aged && connection.used && connection.reader.is_between_requests() {
                 return Ok(false);
             }
             if !connection.readable {
@@ -282,6 +286,7 @@ impl Origin {
     }
 
     fn execute(&mut self, connection: &mut Connection, slot: usize, request: &Request) {
+        connection.used = true;
         match request.action {
             Action::Slow(delay_ms) => {
                 self.stats.count(request);

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Client, Origin, Proxy, beside, config, echo_origin, head_origin, pattern};
+use support::{Client, Message, Origin, Proxy, beside, config, echo_origin, head_origin, pattern};
 
 on_both_drivers! {
     keep_alive_and_pipelining,
@@ -24,6 +24,10 @@ on_both_drivers! {
     connect_goes_to_the_routes_service,
     causes_are_named,
     limits_are_kept,
+    a_body_of_exactly_the_limit_passes,
+    a_body_beyond_the_limit_is_refused_and_never_passed_on,
+    chunks_that_come_with_the_head_count_as_content,
+    chunks_that_come_with_the_head_count_at_all,
     unix_sockets_on_both_sides,
     any_address_of_ipv6_takes_ipv4_too,
 }
@@ -430,6 +434,140 @@ fn any_address_of_ipv6_takes_ipv4_too(io: &str) {
         let mut client = Client::connect(([127, 0, 0, 1], port).into());
         assert!(client.ask("GET /livez HTTP/1.1\r\nhost: web\r\n\r\n").status() >= 200);
     }
+}
+
+/// How a request with a body is sent.
+#[derive(Debug, Clone, Copy)]
+struct Sending {
+    is_chunked: bool,
+    /// The first part of the body comes with the head.
+    with_head: bool,
+    /// Of the body, each in a segment of its own.
+    parts: usize,
+}
+
+impl Sending {
+    fn pieces(self, body: &[u8]) -> Vec<Vec<u8>> {
+        let framing = match self.is_chunked {
+            true => "transfer-encoding: chunked".to_owned(),
+            false => format!("content-length: {}", body.len()),
+        };
+        let mut pieces =
+            vec![format!("POST / HTTP/1.1\r\nhost: web\r\n{framing}\r\n\r\n").into_bytes()];
+        for part in body.chunks(body.len().div_ceil(self.parts)) {
+            let size = format!("{:x}\r\n", part.len());
+            pieces.push(match self.is_chunked {
+                true => [size.as_bytes(), part, b"\r\n"].concat(),
+                false => part.to_vec(),
+            });
+        }
+        if self.is_chunked {
+            pieces.last_mut().unwrap().extend(b"0\r\n\r\n");
+        }
+        if self.with_head {
+            let head = pieces.remove(0);
+            pieces[0].splice(..0, head);
+        }
+        pieces
+    }
+
+    fn ask(self, client: &mut Client, body: &[u8]) -> Message {
+        for piece in self.pieces(body) {
+            client.send(piece);
+            std::thread::sleep(Duration::from_millis(2)); // or it would be the same segment
+        }
+        client.message().expect("an answer")
+    }
+}
+
+const SENDINGS: [Sending; 6] = [
+    Sending { is_chunked: false, with_head: true, parts: 1 },
+    Sending { is_chunked: false, with_head: true, parts: 3 },
+    Sending { is_chunked: false, with_head: false, parts: 1 },
+    Sending { is_chunked: false, with_head: false, parts: 3 },
+    Sending { is_chunked: true, with_head: false, parts: 1 },
+    Sending { is_chunked: true, with_head: false, parts: 3 },
+];
+
+/// So many bytes of a body are allowed.
+fn limited(io: &str, origin: std::net::SocketAddr, bytes: usize) -> Proxy {
+    let extra = format!("limits: {{ body_size: {bytes}B }}");
+    Proxy::start(io, &config(origin, "", ", timeouts: { response: 3s }", &extra))
+}
+
+fn a_body_of_exactly_the_limit_passes(io: &str) {
+    exactly_the_limit_passes(io, &SENDINGS);
+}
+
+fn exactly_the_limit_passes(io: &str, sendings: &[Sending]) {
+    let origin = Origin::bind().serve(|server| {
+        while let Some(request) = server.message() {
+            let body = request.body;
+            server.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()));
+            server.send(body);
+        }
+    });
+    for limit in [10, 1_000, 100_000] {
+        let (proxy, body) = (limited(io, origin, limit), pattern(limit));
+        for sending in sendings {
+            let answer = sending.ask(&mut proxy.connect(), &body);
+            assert_eq!((answer.status(), answer.cause()), (200, ""), "{limit}, {sending:?}");
+            assert!(answer.body == body, "{limit}, {sending:?}");
+        }
+    }
+}
+
+fn a_body_beyond_the_limit_is_refused_and_never_passed_on(io: &str) {
+    beyond_the_limit_is_refused(io, &SENDINGS);
+}
+
+fn beyond_the_limit_is_refused(io: &str, sendings: &[Sending]) {
+    for limit in [10, 1_000, 100_000] {
+        let origin = Origin::bind();
+        let proxy = limited(io, origin.address, limit);
+        for sending in sendings {
+            for len in [limit + 1, limit * 2] {
+                let place = format!("{len} of {limit}, {sending:?}");
+                let answer = sending.ask(&mut proxy.connect(), &pattern(len));
+                assert_eq!((answer.status(), answer.cause()), (413, "body_too_large"), "{place}");
+                let Some(mut server) = origin.accept_now() else { continue };
+                assert!(sending.is_chunked, "the head says enough: {place}");
+                let seen = server.read_to_end();
+                let at = seen.windows(4).position(|end| end == b"\r\n\r\n");
+                let content = at.map_or(0, |at| content_of_chunks(&seen[at + 4..]));
+                assert!(content <= limit, "{content} went on: {place}");
+                assert!(!seen.ends_with(b"0\r\n\r\n"), "an end went on: {place}");
+            }
+        }
+    }
+}
+
+const CHUNKS_WITH_THE_HEAD: [Sending; 3] = [
+    Sending { is_chunked: true, with_head: true, parts: 1 },
+    Sending { is_chunked: true, with_head: true, parts: 2 },
+    Sending { is_chunked: true, with_head: true, parts: 3 },
+];
+
+/// Sizes and line ends are no content.
+fn chunks_that_come_with_the_head_count_as_content(io: &str) {
+    exactly_the_limit_passes(io, &CHUNKS_WITH_THE_HEAD);
+}
+
+fn chunks_that_come_with_the_head_count_at_all(io: &str) {
+    beyond_the_limit_is_refused(io, &CHUNKS_WITH_THE_HEAD);
+}
+
+/// How much content there is in what may be the beginning of a chunked body.
+fn content_of_chunks(mut bytes: &[u8]) -> usize {
+    let mut content = 0;
+    while let Some(at) = bytes.windows(2).position(|end| end == b"\r\n") {
+        let size = std::str::from_utf8(&bytes[..at]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        let rest = &bytes[at + 2..];
+        content += size.min(rest.len());
+        bytes = rest.get(size + 2..).unwrap_or(&[]);
+    }
+    content
 }
 
 fn unix_sockets_on_both_sides(io: &str) {

@@ -4,16 +4,24 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::{Proxy, config, pattern};
 
-on_both_drivers! { curl, h2load, python, node, out_of_ports_is_a_named_503_and_recovers }
+on_both_drivers! {
+    curl,
+    h2load,
+    python,
+    node,
+    out_of_ports_is_a_named_503_and_recovers,
+    random_closes_cost_no_more_posts_than_nginx,
+}
 
 /// Forbids io_uring to itself by seccomp, as container runtimes do, and becomes its arguments.
 const WITHOUT_IO_URING: &str = r#"
@@ -144,7 +152,7 @@ fn out_of_ports_is_a_named_503_and_recovers(io: &str) {
     let _ = fs::remove_file(front);
 }
 
-/// An nginx that serves files and takes uploads.
+/// An nginx of one worker.
 struct Nginx {
     child: Child,
     folder: PathBuf,
@@ -152,7 +160,30 @@ struct Nginx {
 }
 
 impl Nginx {
+    /// One that serves files and takes uploads.
     fn start(name: &str) -> Nginx {
+        Nginx::start_with(name, |root| {
+            format!(
+                "root {root}/www; location /hello {{ return 200 hello; }}
+                 location /upload {{ dav_methods PUT; create_full_put_path on; }}"
+            )
+        })
+    }
+
+    /// One that is a proxy, with the keep-alive connections that it has when it is told to.
+    fn proxy(name: &str, origin: SocketAddr) -> Nginx {
+        Nginx::start_with(name, |_| {
+            format!(
+                "location / {{ proxy_pass http://origin; proxy_http_version 1.1;
+                               proxy_set_header Connection \"\"; }} }}
+                 upstream origin {{ server {origin}; keepalive 4096; keepalive_requests 1000000;
+                                    keepalive_timeout 300s;"
+            )
+        })
+    }
+
+    /// `server` is what stands in the server's block, given the folder.
+    fn start_with(name: &str, server: impl Fn(&str) -> String) -> Nginx {
         let folder =
             std::env::temp_dir().join(format!("ringside-nginx-{name}-{}", std::process::id()));
         let www = folder.join("www");
@@ -164,10 +195,9 @@ impl Nginx {
              http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;
                      fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
                      client_max_body_size 0; keepalive_requests 1000000;
-                     server {{ listen {address}; root {0}/www;
-                               location /hello {{ return 200 hello; }}
-                               location /upload {{ dav_methods PUT; create_full_put_path on; }} }} }}",
-            folder.display()
+                     server {{ listen {address}; {1} }} }}",
+            folder.display(),
+            server(&folder.to_string_lossy())
         );
         let file = folder.join("nginx.conf");
         fs::write(&file, text).unwrap();
@@ -276,4 +306,87 @@ const url = process.argv[1];
 })();
 "#;
     run(Command::new("node").args(["-e", script, &url]));
+}
+
+/// An origin of the load test: it closes connections at random ages, and counts what it executes.
+struct Counting {
+    child: Child,
+    address: SocketAddr,
+}
+
+/// `loadtest` is another crate's binary: cargo finds it, or builds it, and becomes it.
+fn loadtest(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["run", "-q", "-p", "loadtest", "--"]).args(arguments);
+    command
+}
+
+impl Counting {
+    fn start() -> Counting {
+        let mut command = loadtest(&["origin", "--close-idle-randomly", "20"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("cargo starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").and_then(|a| a.parse().ok());
+        Counting { child, address: address.expect("a readiness line") }
+    }
+
+    fn stats(&self) -> Value {
+        let body = support::Client::connect(self.address).get("/__stats").body;
+        serde_json::from_slice(&body).unwrap()
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends so many requests, every third a POST; returns how many GETs and POSTs failed.
+fn failed(proxy: SocketAddr, requests: u64) -> (u64, u64) {
+    let (url, requests) = (format!("http://{proxy}"), requests.to_string());
+    let said = run(&mut loadtest(&[
+        "generate",
+        "--connections=8",
+        "--posts-every=3",
+        "--test-ids",
+        "-ojson",
+        "--url",
+        &url,
+        "--requests",
+        &requests,
+    ]));
+    let report: Value = serde_json::from_slice(&said).unwrap();
+    let count = |kind: &str| report["errors"][kind].as_u64().unwrap();
+    let kinds = ["status", "length", "malformed", "connection", "unanswered"];
+    let (all, posts) = (kinds.map(count).iter().sum::<u64>(), count("posts"));
+    assert_eq!(report["requests"].as_u64().unwrap() + all, requests.parse::<u64>().unwrap());
+    (all - posts, posts)
+}
+
+/// One endpoint, which closes connections when it likes: what may be replayed never fails, nothing
+/// else is done twice, and fewer POSTs are lost than by nginx beside it, round by round.
+fn random_closes_cost_no_more_posts_than_nginx(io: &str) {
+    const ROUNDS: u64 = 5;
+    const REQUESTS: u64 = 20_000;
+    let origin = Counting::start();
+    let nginx = Nginx::proxy(&format!("{io}-replay"), origin.address);
+    let proxy = Proxy::start(io, &config(origin.address, "", "", ""));
+    let (mut ours, mut theirs) = ((0, 0), (0, 0));
+    for _ in 0..ROUNDS {
+        for (address, sum) in [(proxy.address("web"), &mut ours), (nginx.address, &mut theirs)] {
+            let (gets, posts) = failed(address, REQUESTS);
+            *sum = (sum.0 + gets, sum.1 + posts);
+        }
+    }
+    let stats = origin.stats();
+    let found = format!("(GETs, POSTs) failed: {ours:?}, nginx {theirs:?}; origin: {stats}");
+    eprintln!("{found}");
+    assert!(theirs.1 > 0 && stats["connections"].as_u64() > Some(1_000), "it was a test: {found}");
+    assert_eq!(ours.0, 0, "{found}");
+    assert!(ours.1 <= theirs.1, "{found}");
+    // Of both proxies: what is executed and not answered may not be sent again by either.
+    assert_eq!(stats["duplicate_posts"], 0, "{found}");
 }

@@ -406,10 +406,15 @@ impl Origin {
 
     /// Whether a connection is waiting, without waiting for one.
     pub fn has_connection(&self) -> bool {
+        self.accept_now().is_some()
+    }
+
+    /// The connection that is waiting, if one is.
+    pub fn accept_now(&self) -> Option<Client> {
         self.listener.set_nonblocking(true).unwrap();
-        let accepted = self.listener.accept().is_ok();
+        let accepted = self.listener.accept();
         self.listener.set_nonblocking(false).unwrap();
-        accepted
+        accepted.ok().map(|(stream, _)| Client::from(stream))
     }
 
     /// Serves every connection on a thread of its own, until the process ends.
@@ -422,6 +427,32 @@ impl Origin {
             }
         });
         address
+    }
+}
+
+/// An address that answers no connection attempt: somebody listens there, and has no room.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl BlackHole {
+    pub fn new() -> BlackHole {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let listener = socket().unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A queue of no length takes one; the kernel drops the attempts of all others.
+        let queued = (0..4).map(|_| {
+            let socket = socket().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&address);
+            socket
+        });
+        let queued = queued.collect();
+        BlackHole { address: address.as_socket().unwrap(), _listener: listener, _queued: queued }
     }
 }
 
