@@ -610,7 +610,7 @@ impl Exchange<'_> {
     }
 
     /// Receives from the upstream unless the client leaves. While the request's body still comes, its
-    /// upload notices that.
+    /// upload notices an end within it.
     async fn receive_from(
         &self,
         sent: &Sent,
@@ -717,8 +717,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// What `future` gives, or `None` if the client leaves first, as far as that is `watched`. One that
-    /// has only closed its sending direction is given some time for the answer to begin.
+    /// What `future` gives, or `None` if the client leaves first. One that has only closed its sending
+    /// direction, while that is `watched`, is given some time for the answer to begin.
     async fn unless_client_leaves<T>(
         &self,
         mut future: Pin<&mut impl Future<Output = T>>,
@@ -756,7 +756,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// What `future` gives, or how the client's side ended first, as far as that is `watched`.
+    /// What `future` gives, or how the client's side ended first: in order only while that is
+    /// `watched`.
     async fn until_client_ends<F: Future>(
         &self,
         mut future: Pin<&mut F>,
@@ -767,13 +768,11 @@ impl Exchange<'_> {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if !watched() {
-                return Poll::Pending;
+            match ended.as_mut().poll(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(Err(Ended::Reset)),
+                Poll::Ready(Ok(())) if watched() => Poll::Ready(Err(Ended::Closed)),
+                _ => Poll::Pending,
             }
-            ended.as_mut().poll(cx).map(|end| match end {
-                Ok(()) => Err(Ended::Closed),
-                Err(_) => Err(Ended::Reset),
-            })
         })
         .await
     }

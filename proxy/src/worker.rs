@@ -377,7 +377,7 @@ impl Worker {
                 }
                 if now >= grace {
                     drop(stops.take());
-                    self.close(|connection| connection.is_idle() && connection.stream.rests());
+                    self.close(|connection| connection.rests(now));
                 }
                 look = (now + DRAIN_LOOK).min(deadline);
             }

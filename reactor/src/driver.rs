@@ -246,6 +246,16 @@ impl Driver {
         let _ = SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO));
     }
 
+    /// The error that the kernel has for this socket; it tells each once.
+    pub(crate) fn error(&self, fd: RawFd) -> Option<i32> {
+        if let Driver::Sim(sim) = self {
+            return sim.error(fd);
+        }
+        // SAFETY: the descriptor is an open socket's.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        SockRef::from(&fd).take_error().ok().flatten()?.raw_os_error()
+    }
+
     pub(crate) fn peer_address(&self, fd: RawFd) -> io::Result<Address> {
         if let Driver::Sim(sim) = self {
             return sim.peer_address(fd);

@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use slotmap::{SlotMap, new_key_type};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use crate::address::{Address, unpace_loopback};
 use crate::runtime::Reactor;
@@ -58,6 +58,16 @@ impl ListenSocket {
                 }
                 result => return result,
             }
+        }
+    }
+
+    /// Lets nobody else connect, on any worker: who did is accepted, and closing then resets nobody.
+    /// Without this the kernel would go on taking connections between the last accept and the close.
+    fn shut_out(&self) {
+        if let Listening::Os(fd) = &*self.descriptor {
+            // "Return 0": of every packet, nothing. Has no meaning for Unix sockets.
+            const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+            let _ = SockRef::from(fd).attach_filter(&[NOTHING]);
         }
     }
 
@@ -249,6 +259,8 @@ impl Listener {
         let core = &mut *core;
         let accepting = core.table.listeners.get(self.key).expect("lives as long as self");
         accepting.stopped = true;
+        self.socket.shut_out();
+        let accepting = core.table.listeners.get(self.key).expect("lives as long as self");
         if accepting.armed {
             core.driver.cancel_accept(&mut core.table, self.key);
         }

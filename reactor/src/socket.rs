@@ -250,6 +250,8 @@ pub(crate) struct Receiving {
     pub(crate) bulk: bool,
     /// A receive is with the driver.
     pub(crate) armed: bool,
+    /// The last receive found no more with the kernel, and is still there to tell of what comes.
+    pub(crate) drained: bool,
     /// A cancel of that receive is on its way.
     pub(crate) cancelling: bool,
     /// In the line of sockets that wait for buffers.
@@ -306,23 +308,27 @@ pub(crate) struct Socket {
     pub(crate) recv: Receiving,
     pub(crate) send: Sending,
     pub(crate) connect: Option<Box<Connecting>>,
-    /// Reading and writing readiness; allocated by the first splice.
-    pub(crate) poll: Option<Box<[Polling; 2]>>,
+    /// Readiness, by [`Interest`]; allocated when it is first asked for.
+    pub(crate) poll: Option<Box<[Polling; Interest::ALL.len()]>>,
+    /// Errors are not looked for any more: the kernel says that there is something, and it is none.
+    pub(crate) unwatched: bool,
     /// The stream was dropped.
     pub(crate) closing: bool,
     /// The stream is to end with a reset, so no orderly shutdown goes before it.
     pub(crate) aborted: bool,
 }
 
-/// A direction to poll.
+/// What to poll for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
     Read = 0,
     Write = 1,
+    /// A reset, while nothing can be received that would tell of it. May be told of wrongly.
+    Error = 2,
 }
 
 impl Interest {
-    pub(crate) const ALL: [Interest; 2] = [Interest::Read, Interest::Write];
+    pub(crate) const ALL: [Interest; 3] = [Interest::Read, Interest::Write, Interest::Error];
 }
 
 impl Receiving {
@@ -341,7 +347,7 @@ impl Socket {
         self.recv.armed
             || self.send.op.is_some()
             || self.connect.as_ref().is_some_and(|connect| connect.armed)
-            || self.poll.as_ref().is_some_and(|poll| poll[0].armed || poll[1].armed)
+            || self.poll.as_ref().is_some_and(|polls| polls.iter().any(|poll| poll.armed))
     }
 
     /// How much may be asked for; 0 while enough has arrived.
@@ -500,6 +506,7 @@ impl Sockets {
             send: Sending::default(),
             connect: None,
             poll: None,
+            unwatched: false,
             closing: false,
             aborted: false,
         })

@@ -186,13 +186,20 @@ impl Stream {
         }
     }
 
-    /// Whether a receive is with the kernel, so that news comes by itself.
-    pub fn is_armed(&self) -> bool {
-        self.socket(&mut self.reactor.core()).recv.armed
+    /// Whether nothing arrived and nothing ended, asking the kernel only where it may have more than
+    /// it has told: after a relay, or where a receive stopped at a limit.
+    pub fn is_drained(&self) -> bool {
+        let mut core = self.reactor.core();
+        let socket = self.socket(&mut core);
+        if socket.recv.armed && socket.recv.drained {
+            return socket.is_quiet();
+        }
+        drop(core);
+        self.is_quiet_now()
     }
 
     /// Ends when the stream has: `Ok` if the peer closed it, whether or not what arrived before is
-    /// taken.
+    /// taken. While so much has arrived that nothing more is received, only a reset is noticed.
     pub fn ended(&self) -> impl Future<Output = Result<(), RecvError>> + '_ {
         poll_fn(|cx| {
             let mut core = self.reactor.core();
@@ -204,9 +211,36 @@ impl Stream {
             socket.wait_recv(cx.waker());
             if socket.wants_recv() {
                 core.driver.recv(&mut core.table, self.key);
+            } else if !socket.recv.armed
+                && let Some(error) = self.watch_for_reset(core, cx)
+            {
+                return Poll::Ready(Err(error));
             }
             Poll::Pending
         })
+    }
+
+    fn watch_for_reset(&self, core: &mut Core, cx: &Context<'_>) -> Option<RecvError> {
+        let socket = self.socket(core);
+        if socket.unwatched {
+            return None;
+        }
+        let fd = socket.fd;
+        let poll = socket.poll_state(Interest::Error);
+        store(&mut poll.waker, cx.waker());
+        let (armed, ready) = (poll.armed, std::mem::take(&mut poll.ready));
+        if ready {
+            let error = core.driver.error(fd);
+            let socket = self.socket(core);
+            // Such as the peer's orderly end, which is told of again and again.
+            socket.unwatched = error.is_none();
+            socket.failed(error?);
+            return error.map(RecvError::from_errno);
+        }
+        if !armed {
+            core.driver.poll(&mut core.table, self.key, Interest::Error);
+        }
+        None
     }
 
     /// How many bytes of the send that was started last the kernel has taken; `None` while it is on
@@ -590,7 +624,10 @@ struct Alone<'a>(&'a Stream);
 
 impl<'a> Alone<'a> {
     fn with(stream: &'a Stream) -> Alone<'a> {
-        stream.socket(&mut stream.reactor.core()).recv.stopped = true;
+        let mut core = stream.reactor.core();
+        let recv = &mut stream.socket(&mut core).recv;
+        (recv.stopped, recv.drained) = (true, false);
+        drop(core);
         Alone(stream)
     }
 }

@@ -33,6 +33,9 @@ pub enum Next {
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_IDLE: Duration = Duration::from_secs(2);
 
+/// Who has connected sends a first request before this, as a rule.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// A connection from a client.
 pub struct Connection {
     pub stream: Stream,
@@ -116,9 +119,11 @@ impl Connection {
         self.ended_by().filter(|_| !self.recorded.get())
     }
 
-    /// Whether it waits for a request, so that closing it loses nothing.
-    pub fn is_idle(&self) -> bool {
-        self.idle.get()
+    /// Whether closing it loses nothing, as far as anybody can know: no request is on its way, not
+    /// even the first one of a client that has just connected.
+    pub fn rests(&self, now: Instant) -> bool {
+        let settled = now - self.began >= SETTLED;
+        self.idle.get() && settled && self.stream.rests() && self.stream.is_quiet_now()
     }
 
     /// It does not wait for a request any more.

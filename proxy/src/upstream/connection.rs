@@ -116,10 +116,7 @@ impl Upstreams {
         let now = worker.reactor.now();
         let worn = pool.max_requests.is_some_and(|max| upstream.requests >= max.get())
             || pool.max_age.is_some_and(|max| now - upstream.opened >= max);
-        // Without a receive with the kernel, as after a relay, only the kernel knows of surplus bytes.
-        let stream = &upstream.stream;
-        let quiet = if stream.is_armed() { stream.is_quiet() } else { stream.is_quiet_now() };
-        if worn || stream.is_sending() || !quiet {
+        if worn || upstream.stream.is_sending() || !upstream.stream.is_drained() {
             return;
         }
         upstream.stream.arm();

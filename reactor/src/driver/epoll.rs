@@ -124,9 +124,11 @@ impl Epoll {
     }
 
     pub(crate) fn poll(&mut self, table: &mut Table, key: SocketKey, interest: Interest) {
-        if let Some(socket) = table.sockets.get(key) {
-            // The caller has just been told EAGAIN: the next edge is still to come.
-            socket.poll_state(interest).armed = true;
+        let Some(socket) = table.sockets.get(key) else { return };
+        // Who polls to read or to write has just been told EAGAIN: the next edge is still to come.
+        socket.poll_state(interest).armed = true;
+        if interest == Interest::Error && socket.recv.end_is_near {
+            table.sockets.ready(key, interest);
         }
     }
 
@@ -240,6 +242,9 @@ impl Epoll {
             if writable && armed[Interest::Write as usize] {
                 table.sockets.ready(key, Interest::Write);
             }
+            if events & ended != 0 && armed[Interest::Error as usize] {
+                table.sockets.ready(key, Interest::Error);
+            }
         }
         if writable && sending {
             self.send(table, key);
@@ -275,6 +280,9 @@ impl Epoll {
             if let Ok(len @ 1..) = received {
                 let buf = group.fill(id, len);
                 brought = true;
+                if let Some(socket) = table.sockets.get(key) {
+                    socket.recv.drained = len < room;
+                }
                 let _ = table.sockets.received(key, Received::Data(buf), true);
                 if len < room && !ends {
                     // The socket was emptied, and what comes next has an edge of its own.
@@ -285,7 +293,12 @@ impl Epoll {
             group.put_back(id);
             let (what, more) = match received {
                 Ok(_) => (Received::Eof, false),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(socket) = table.sockets.get(key) {
+                        socket.recv.drained = true;
+                    }
+                    return;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => (Received::Failed(error.raw_os_error().unwrap_or(libc::EIO)), false),
             };

@@ -53,15 +53,18 @@ enum What {
     Connect,
     PollRead,
     PollWrite,
+    PollError,
 }
 
 impl What {
-    const ALL: [What; 5] = [What::Recv, What::Send, What::Connect, What::PollRead, What::PollWrite];
+    const ALL: [What; 6] =
+        [What::Recv, What::Send, What::Connect, What::PollRead, What::PollWrite, What::PollError];
 
     fn poll(interest: Interest) -> What {
         match interest {
             Interest::Read => What::PollRead,
             Interest::Write => What::PollWrite,
+            Interest::Error => What::PollError,
         }
     }
 }
@@ -224,6 +227,10 @@ impl Sim {
 
     pub(crate) fn reset_on_close(&self, fd: RawFd) {
         self.network.lock().reset_on_close(fd);
+    }
+
+    pub(crate) fn error(&self, fd: RawFd) -> Option<i32> {
+        self.network.lock().is_reset(fd).then_some(libc::ECONNRESET)
     }
 
     pub(crate) fn peer_address(&self, fd: RawFd) -> io::Result<Address> {
@@ -415,6 +422,7 @@ impl Sim {
                     What::Connect => self.try_connect(table, key),
                     What::PollRead => self.try_poll(table, key, Interest::Read),
                     What::PollWrite => self.try_poll(table, key, Interest::Write),
+                    What::PollError => self.try_poll(table, key, Interest::Error),
                 }
             }
             Deed::Cancel { key, what, id } => {
@@ -505,8 +513,11 @@ impl Sim {
                     operation.amount = 0;
                     more = world.rng().bool();
                 }
+                let drained = more && !world.is_ready(fd, Interest::Read);
                 drop(world);
-                Some((Received::Data(fill(group, &bytes)), more))
+                let data = fill(group, &bytes);
+                table.sockets.get(key)?.recv.drained = drained;
+                Some((Received::Data(data), more))
             }
         }
     }
@@ -601,6 +612,7 @@ impl Sim {
             What::Connect => table.sockets.connected(key, Err(libc::ECANCELED)),
             What::PollRead => table.sockets.ready(key, Interest::Read),
             What::PollWrite => table.sockets.ready(key, Interest::Write),
+            What::PollError => table.sockets.ready(key, Interest::Error),
         }
         self.close_if_left(table, key);
     }

@@ -71,6 +71,7 @@ enum Op {
     PollWrite,
     Accept,
     Event,
+    PollError,
     /// A cancel; the target's own completion tells what became of it.
     Cancel,
 }
@@ -94,6 +95,7 @@ fn unpack(user_data: u64) -> (Op, KeyData) {
         5 => Op::PollWrite,
         6 => Op::Accept,
         7 => Op::Event,
+        8 => Op::PollError,
         _ => Op::Cancel,
     };
     (op, KeyData::from_ffi(user_data & !(0xf << TAG_SHIFT)))
@@ -206,6 +208,8 @@ impl Uring {
         let (op, events) = match interest {
             Interest::Read => (Op::PollRead, libc::POLLIN | libc::POLLRDHUP),
             Interest::Write => (Op::PollWrite, libc::POLLOUT),
+            // The kernel adds what it always tells of: errors, hang-ups, and the peer's end.
+            Interest::Error => (Op::PollError, libc::POLLERR),
         };
         let entry = opcode::PollAdd::new(Fd(socket.fd), events as u32).build();
         self.submit(entry.user_data(pack(op, key.data())));
@@ -213,13 +217,16 @@ impl Uring {
 
     pub(crate) fn abandon(&mut self, table: &mut Table, key: SocketKey) {
         let Some(socket) = table.sockets.get(key) else { return };
-        let polls = socket.poll.as_ref().map_or([false; 2], |poll| [poll[0].armed, poll[1].armed]);
+        let polls = socket.poll.as_ref().map_or_else(Default::default, |polls| {
+            Interest::ALL.map(|interest| polls[interest as usize].armed)
+        });
         let with_driver = [
             (Op::Recv, socket.recv.armed && !socket.recv.cancelling),
             (Op::Send, socket.send.op.is_some()),
             (Op::Connect, socket.connect.as_ref().is_some_and(|connect| connect.armed)),
             (Op::PollRead, polls[0]),
             (Op::PollWrite, polls[1]),
+            (Op::PollError, polls[2]),
         ];
         // `shutdown` wakes what waits on a connected socket; the cancels are for the rest. A close
         // alone would send no FIN while a receive is armed.
@@ -360,6 +367,7 @@ impl Uring {
             Op::Connect => table.sockets.connected(socket, outcome.map(drop)),
             Op::PollRead => table.sockets.ready(socket, Interest::Read),
             Op::PollWrite => table.sockets.ready(socket, Interest::Write),
+            Op::PollError => table.sockets.ready(socket, Interest::Error),
             Op::Accept => {
                 let accepted = outcome.map(|fd| {
                     // SAFETY: the kernel made this descriptor for us.
@@ -391,6 +399,9 @@ impl Uring {
         let first = cqueue::buffer_select(flags).map(|id| Published::split_id(id, &self.groups));
         let what = match (outcome, first) {
             (Ok(len @ 1..), Some((side, id))) => {
+                if let Some(socket) = table.sockets.get(key) {
+                    socket.recv.drained = more && !cqueue::sock_nonempty(flags);
+                }
                 return self.received_bundle(table, key, (side, id, len), more);
             }
             (outcome, first) => {
@@ -519,7 +530,7 @@ impl Uring {
 /// The socket whose slot a completion may free: none for those that are not of a socket.
 fn socket_of(op: Op, key: SocketKey) -> SocketKey {
     match op {
-        Op::Recv | Op::Send | Op::Connect | Op::PollRead | Op::PollWrite => key,
+        Op::Recv | Op::Send | Op::Connect | Op::PollRead | Op::PollWrite | Op::PollError => key,
         Op::Accept | Op::Event | Op::Cancel => SocketKey::null(),
     }
 }

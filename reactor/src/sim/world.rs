@@ -491,7 +491,13 @@ impl World {
         match interest {
             Interest::Read => !end.inbox.is_empty() || end.ended || end.dead || end.read_shut,
             Interest::Write => end.dead || end.write_shut || end.outstanding < end.capacity,
+            Interest::Error => end.dead,
         }
+    }
+
+    /// Whether the peer has reset the connection.
+    pub(crate) fn is_reset(&self, socket: RawFd) -> bool {
+        self.ends.get(&socket).is_none_or(|end| end.dead)
     }
 
     /// Looks whether there is anything to receive.
