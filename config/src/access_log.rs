@@ -33,7 +33,8 @@ const FORMAT: Words<LogFormat> = Words { accepted: &[("json", LogFormat::Json)],
 
 pub(crate) const ACCESS_LOG: Object = Object {
     name: "access_log",
-    about: "One line per exchange. `access_log: none` switches it off.",
+    about: "One line per exchange, per TCP connection, and per HTTP connection whose end no exchange \
+            tells. `access_log: none` switches it off.",
     one_of: &[],
     keys: &[
         Key::default("format", Kind::Word(&FORMAT), "json", "How a line is written."),

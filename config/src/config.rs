@@ -66,7 +66,7 @@ pub(crate) const CONFIG: Object = Object {
             "access_log",
             Kind::OrNone(&Kind::Object(&ACCESS_LOG)),
             "{}",
-            "One line per exchange.",
+            "One line per exchange or connection.",
         ),
         Key::not_yet("tracing"),
         Key::not_yet("defaults"),

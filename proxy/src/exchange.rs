@@ -29,7 +29,7 @@ use crate::plan::{HttpListener, ListenerKind, Route};
 use crate::record::Record;
 use crate::relay::{self, Body, BodyError, INLINE_MAX, Patience, Traffic, TunnelEnd};
 use crate::replay::{Try, may_replay};
-use crate::spare::{Desk, Lease};
+use crate::spare::{Desk, Lease, Reusable};
 use crate::upstream::{self, Attempt, Upstream};
 use crate::worker::Worker;
 
@@ -69,18 +69,28 @@ impl Request {
     pub fn believed_id(&self, trust: bool) -> Option<&[u8]> {
         if trust { self.head.request_id(&self.bytes) } else { None }
     }
+}
 
-    /// Lets go of what only an unusual exchange needed.
-    fn trim(&mut self) {
+impl Reusable for Request {
+    fn reset(&mut self) {
+        self.head.clear();
         self.charge = None;
-        trim(&mut self.bytes);
-        trim(&mut self.body);
+        reset(&mut self.bytes);
+        reset(&mut self.body);
     }
 }
 
-fn trim(bytes: &mut Vec<u8>) {
-    if bytes.capacity() > KEPT_BYTES {
-        *bytes = Vec::new();
+impl Reusable for Response {
+    fn reset(&mut self) {
+        self.head.clear();
+        reset(&mut self.bytes);
+    }
+}
+
+fn reset(bytes: &mut Vec<u8>) {
+    match bytes.capacity() > KEPT_BYTES {
+        true => *bytes = Vec::new(),
+        false => bytes.clear(),
     }
 }
 
@@ -165,7 +175,6 @@ async fn exchange(
         }
     };
     exchange.record.end(&worker, &down, &request);
-    request.trim();
     next
 }
 
@@ -194,16 +203,17 @@ impl Exchange<'_> {
     async fn forward(&self, request: &mut Request, route: &Route) -> Result<Next, Failure> {
         let mut body = BodyReader::new(request.head.framing, Emit::Wire);
         let inlined = self.begin_body(request, &mut body)?;
-        let kept = (body.position(), self.record.bytes_in.get());
+        let kept = body.position();
 
         let mut sent = self.send(request, route, On::Any).await?;
         let mut result = self.converse(request, &mut body, inlined, route, &sent).await;
         // What of the body went on after the first bytes is gone.
         if let Err(Failure::Unanswered(_)) = result
-            && (body.position(), self.record.bytes_in.get()) == kept
+            && body.is_at(kept)
             && may_replay(&sent.facts(request))
         {
             drop(sent);
+            self.record.begins_anew(self.worker.reactor.clock());
             sent = self.send(request, route, On::New).await?;
             result = self.converse(request, &mut body, inlined, route, &sent).await;
         }
@@ -217,8 +227,6 @@ impl Exchange<'_> {
     async fn receive_request(&self, request: &mut Request) -> Result<(), Failure> {
         let timeouts = &self.worker.plan.listeners[self.down.listener].timeouts;
         let deadline = deadline(self.worker.reactor.now(), timeouts.head);
-        request.bytes.clear();
-        request.head.clear();
         // Of a head that comes in pieces.
         let mut charge = None;
         loop {
@@ -229,7 +237,10 @@ impl Exchange<'_> {
             let mut buf = match received {
                 Some(Ok(Some(buf))) => buf,
                 // RFC 9112 §2.2: an empty line after a body begins no request.
-                _ if request.bytes.is_empty() || request.bytes == b"\r\n" => {
+                ended if request.bytes.is_empty() || request.bytes == b"\r\n" => {
+                    if ended.is_none() {
+                        self.down.end_by(Cause::KeepAliveTimeout);
+                    }
                     return Err(Failure::Nothing);
                 }
                 None => return Err(Failure::Because(Cause::HeaderTimeout)),
@@ -288,7 +299,6 @@ impl Exchange<'_> {
         {
             return Err(Failure::Because(Cause::BodyTooLarge));
         }
-        request.body.clear();
         let arrived = inline(&mut request.body, body, || self.down.stream.take_arrived());
         let Inlined { rest, taken, content } =
             arrived.map_err(|malformed| Failure::Because(Cause::BadRequest(malformed)))?;
@@ -303,7 +313,7 @@ impl Exchange<'_> {
     }
 
     /// Writes the head that goes upstream.
-    fn encode(&self, wire: &mut Vec<u8>, request: &Request, route: &Route) {
+    fn encode(&self, wire: &mut Vec<u8>, request: &Request, attempt: &Attempt) {
         let forwarded = &self.http.forwarded;
         let peer = self.down.peer.as_ref();
         let trust = peer.is_some_and(|peer| peer.is_trusted);
@@ -311,15 +321,14 @@ impl Exchange<'_> {
             .then(|| self.record.request_id.get(|| self.worker.reactor.random()));
         // RFC 9112 §3.2: HTTP/1.1 has a Host; what HTTP/1.0 left out, the endpoint is called.
         let nameless = request.head.host(&request.bytes).is_empty();
-        let endpoints = &self.worker.plan.services[route.service].endpoints;
-        let host = endpoints.first().filter(|_| nameless);
+        let endpoint = &self.worker.plan.services[attempt.service].endpoints[attempt.endpoint];
         let forward = Forward {
             client_ip: peer.filter(|_| forwarded.x_forwarded_for).map(|p| p.text.as_bytes()),
             proto: forwarded.x_forwarded_proto.then_some(Proto::Http),
             request_id: request_id.as_ref().map(|id| &id[..]),
             via: forwarded.via,
             trust,
-            host: host.map(|endpoint| endpoint.text.as_bytes()),
+            host: nameless.then(|| endpoint.text.as_bytes()),
             target: None,
             close: false,
         };
@@ -343,7 +352,7 @@ impl Exchange<'_> {
         };
         upstream.requests += 1;
         let mut wire = self.worker.reactor.take_vec();
-        self.encode(&mut wire, request, route);
+        self.encode(&mut wire, request, &attempt);
         wire.extend_from_slice(&request.body);
         upstream.stream.start_send([Piece::Vec(wire)]);
         self.record.sent(self.worker.reactor.clock());
@@ -428,7 +437,7 @@ impl Exchange<'_> {
     ) -> Result<Answered, Failure> {
         let client = request.head.version;
         let mut interim = 0;
-        let (mut out, mut response) = loop {
+        let (mut out, response) = loop {
             let response = self.receive_response(request, route, sent, uploaded).await?;
             let mut out = self.worker.reactor.take_vec();
             if !response.head.is_interim() {
@@ -478,7 +487,6 @@ impl Exchange<'_> {
             upstream_stays: response.head.keep_alive(),
             announced: announced.map(|seconds| Duration::from_secs(u64::from(seconds))),
         };
-        trim(&mut response.bytes);
         drop(response);
 
         let from = &sent.upstream.stream;
@@ -522,7 +530,7 @@ impl Exchange<'_> {
                         Err(RecvError::Reset) => Cause::UpstreamReset,
                         _ => Cause::UpstreamClosed,
                     };
-                    let silent = begun.is_none() && !self.record.has_interim.get();
+                    let silent = begun.is_none() && !self.record.has_answer.get();
                     return Err(match silent {
                         true => Failure::Unanswered(cause),
                         false => Failure::Because(cause),
@@ -531,12 +539,7 @@ impl Exchange<'_> {
             };
             let mut response = match begun.take() {
                 Some((response, _)) => response,
-                None => {
-                    let mut response = self.worker.responses.lease();
-                    response.bytes.clear();
-                    response.head.clear();
-                    response
-                }
+                None => self.worker.responses.lease(),
             };
             let Response { head, bytes } = &mut *response;
             let before = bytes.len();
@@ -551,7 +554,7 @@ impl Exchange<'_> {
                     bytes.truncate(len);
                     buf.advance(len - before);
                     sent.upstream.stream.unrecv(buf);
-                    self.record.has_interim.set(true);
+                    self.record.has_answer.set(true);
                     return Ok(response);
                 }
             }
@@ -572,13 +575,21 @@ impl Exchange<'_> {
             (None, Some(idle)) => (idle, Cause::StreamIdleTimeout),
             (None, None) => return self.receive_from(sent, uploaded).await,
         };
-        let sent_at = self.worker.reactor.now();
-        let sent_bytes = self.record.bytes_in.get();
+        let began = self.worker.reactor.now();
+        let taken = self.record.bytes_in.get();
         loop {
-            // A client that waits for a 100 sends no last byte before the upstream has said it.
-            let waits = request.head.expects_continue && self.record.bytes_in.get() == sent_bytes;
             let now = self.worker.reactor.now();
-            let from = uploaded.get().unwrap_or(if waits { sent_at } else { now });
+            // A client that waits for a 100 sends no last byte before the upstream has said it.
+            let waits = request.head.expects_continue
+                && !self.record.has_answer.get()
+                && request.body.is_empty()
+                && self.record.bytes_in.get() == taken;
+            let from = match uploaded.get() {
+                Some(uploaded) if cause == Cause::ResponseTimeout => uploaded,
+                Some(uploaded) => uploaded.max(began),
+                None if waits => began,
+                None => now,
+            };
             let deadline = from + patience;
             if deadline <= now {
                 return Err(Failure::Because(cause));
@@ -794,7 +805,7 @@ impl Exchange<'_> {
         let begun = self.record.status.get() != 0;
         if cause == Cause::ClientGone || cause == Cause::WriteTimeout {
             self.down.end_by(cause);
-            self.down.is_recorded();
+            self.down.note_recorded();
         }
         if begun || cause == Cause::ClientGone || cause == Cause::WriteTimeout {
             if !begun {
@@ -826,8 +837,6 @@ impl Exchange<'_> {
                 client: request.head.version,
                 keep_alive,
                 head_request: request.head.method == Method::Head,
-                retry_after: None,
-                date: None,
             },
         );
         self.record.sent_out(out.len());

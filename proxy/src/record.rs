@@ -29,7 +29,7 @@ pub struct Record {
     /// Why ringside answered or cut off by itself.
     pub cause: Cell<Option<Cause>>,
     /// Something of a response has come.
-    pub has_interim: Cell<bool>,
+    pub has_answer: Cell<bool>,
     /// When the head was complete.
     complete: Cell<Instant>,
     /// What connecting took.
@@ -57,7 +57,7 @@ impl Record {
             request_id: RequestId::default(),
             status: Cell::new(0),
             cause: Cell::new(None),
-            has_interim: Cell::new(false),
+            has_answer: Cell::new(false),
             complete: Cell::new(now),
             dialed: Cell::new(Duration::ZERO),
             sent: Cell::new(None),
@@ -109,8 +109,16 @@ impl Record {
 
     /// The last of a body that came after its head goes out.
     pub fn uploaded(&self, now: Instant) {
-        self.sent.set(Some(now));
         self.uploads.set(true);
+        if self.first_byte.get().is_none() {
+            self.sent.set(Some(now));
+        }
+    }
+
+    /// The request is to go out once more: what was before was the upstream's time.
+    pub fn begins_anew(&self, now: Instant) {
+        self.complete.set(now);
+        self.dialed.set(Duration::ZERO);
     }
 
     /// The response goes on as it comes, so that its time is the peers'.

@@ -5,8 +5,9 @@
 //! at all.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use reactor::{Buf, Either, Instant, Piece, Reactor, RecvError, RelayEnd, SendError, Stream, race};
@@ -176,6 +177,7 @@ impl Body<'_> {
     async fn splice(&mut self, batch: &mut Batch, left: u64) -> Result<(), BodyError> {
         self.settle().await?;
         self.count(batch);
+        self.reader.pass_by();
         let before = self.moved.get();
         let relay = pin!(self.from.relay(batch.pieces.drain(..), self.to, left, self.moved));
         let end = watched(self.reactor, relay, self.moved, self.patience, self.to).await;
@@ -279,9 +281,12 @@ pub enum TunnelEnd {
     UpFailed,
 }
 
+/// When one side was reset, what it had sent before may go on to the other as long as it is taken.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 /// Relays both ways until both sides are done, one fails, or neither says anything for `idle`.
-/// A side that ends its sending is told on to the other, which may go on. Where one fails, the other
-/// is reset: an orderly end would pass a part for the whole.
+/// A side that ends its sending is told on to the other, which may go on. Whatever else ends it, both
+/// are reset: an orderly end would pass a part for the whole.
 pub async fn tunnel(
     reactor: &Reactor,
     down: &Stream,
@@ -289,31 +294,59 @@ pub async fn tunnel(
     idle: Option<Duration>,
     bytes: &Traffic,
 ) -> TunnelEnd {
+    let unfinished = Unfinished([down, up]);
     let mut work = pin!(async {
         let inward = one_way(down, up, [TunnelEnd::DownFailed, TunnelEnd::UpFailed], &bytes.inward);
         let outward =
             one_way(up, down, [TunnelEnd::UpFailed, TunnelEnd::DownFailed], &bytes.outward);
         let (mut inward, mut outward) = (pin!(inward), pin!(outward));
-        let ended = match race(inward.as_mut(), outward.as_mut()).await {
+        match race(inward.as_mut(), outward.as_mut()).await {
             Either::First(Ok(())) => outward.await,
             Either::Second(Ok(())) => inward.await,
             Either::First(failed) | Either::Second(failed) => failed,
-        };
-        let Err(failed) = ended else { return TunnelEnd::Closed };
-        down.reset_on_close();
-        up.reset_on_close();
-        failed
+        }
     });
-    let Some(idle) = idle else { return work.await };
+    // The side that was reset, which who waits for the other does not see.
+    let mut reset = None;
     loop {
         let before = bytes.total();
-        let look = reactor.now() + idle;
-        if let Some(end) = reactor.timeout_at(look, work.as_mut()).await {
-            return end;
+        let patience = if reset.is_some() { Some(LAST_BYTES) } else { idle };
+        let look = patience.map_or(Instant::FAR, |patience| reactor.now() + patience);
+        let news = poll_fn(|cx| {
+            if let Poll::Ready(ended) = work.as_mut().poll(cx) {
+                return Poll::Ready(Either::First(ended));
+            }
+            let sides = [(down, TunnelEnd::DownFailed), (up, TunnelEnd::UpFailed)];
+            let failed = sides.into_iter().find(|(side, _)| {
+                reset.is_none() && matches!(pin!(side.ended()).poll(cx), Poll::Ready(Err(_)))
+            });
+            failed.map_or(Poll::Pending, |(_, failed)| Poll::Ready(Either::Second(failed)))
+        });
+        match reactor.timeout_at(look, news).await {
+            Some(Either::First(Ok(()))) => {
+                unfinished.finish();
+                return TunnelEnd::Closed;
+            }
+            Some(Either::First(Err(failed))) => return failed,
+            Some(Either::Second(failed)) => reset = Some(failed),
+            None if bytes.total() != before => {}
+            None => return reset.unwrap_or(TunnelEnd::Idle),
         }
-        if bytes.total() == before {
-            return TunnelEnd::Idle;
-        }
+    }
+}
+
+/// Resets both sides of a tunnel that ends before it is finished.
+struct Unfinished<'a>([&'a Stream; 2]);
+
+impl Unfinished<'_> {
+    fn finish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|side| side.reset_on_close());
     }
 }
 

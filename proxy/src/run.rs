@@ -183,6 +183,7 @@ impl Process {
         let control = start_control(&config, overrides, &plan, &io, &mailboxes, access.clone())?;
 
         let crew = Arc::new(Crew {
+            memory: reactor::Budget::new(plan.limits.memory),
             load: (0..placement.workers).map(|_| CachePadded::default()).collect(),
             mailboxes: mailboxes.clone(),
             connections_max: config.limits.connections.get(),
@@ -231,7 +232,7 @@ impl Process {
     /// Where a listener listens, with its real port.
     pub fn address(&self, listener: &str) -> Option<&reactor::Address> {
         let index = self.plan.listeners.iter().position(|known| &*known.name == listener)?;
-        Some(self.listeners[index].address())
+        self.listeners.get(index).map(|socket| socket.address())
     }
 
     /// Where the probes are served, if they are, over TCP.

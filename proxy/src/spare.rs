@@ -13,31 +13,37 @@ const KEPT: usize = 1024;
 /// So much of a slot's future is read when it goes on, more or less: what waits is at its beginning.
 const EXPECTED: usize = 2048;
 
-/// Values waiting to be used again.
-pub struct Spare<T>(Rc<RefCell<Vec<Box<T>>>>);
+/// What can be used again.
+pub trait Reusable: Default {
+    /// Forgets what it was used for, but keeps the memory, unless that was for something unusual.
+    fn reset(&mut self);
+}
 
-impl<T: Default> Spare<T> {
-    /// A value that was used before, as its last user left it, or a new one.
+/// Values waiting to be used again.
+pub struct Spare<T: Reusable>(Rc<RefCell<Vec<Box<T>>>>);
+
+impl<T: Reusable> Spare<T> {
+    /// A value that was used before, and was reset, or a new one.
     pub fn lease(&self) -> Lease<T> {
         let value = self.0.borrow_mut().pop().unwrap_or_default();
         Lease { value: Some(value), home: self.0.clone() }
     }
 }
 
-impl<T> Default for Spare<T> {
+impl<T: Reusable> Default for Spare<T> {
     fn default() -> Spare<T> {
         Spare(Rc::default())
     }
 }
 
 /// A value on loan; goes back when dropped.
-pub struct Lease<T> {
+pub struct Lease<T: Reusable> {
     /// `None` only while being dropped.
     value: Option<Box<T>>,
     home: Rc<RefCell<Vec<Box<T>>>>,
 }
 
-impl<T> Deref for Lease<T> {
+impl<T: Reusable> Deref for Lease<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -45,17 +51,20 @@ impl<T> Deref for Lease<T> {
     }
 }
 
-impl<T> DerefMut for Lease<T> {
+impl<T: Reusable> DerefMut for Lease<T> {
     fn deref_mut(&mut self) -> &mut T {
         self.value.as_deref_mut().expect("taken only by drop")
     }
 }
 
-impl<T> Drop for Lease<T> {
+impl<T: Reusable> Drop for Lease<T> {
     fn drop(&mut self) {
         let mut home = self.home.borrow_mut();
-        if home.len() < KEPT {
-            home.extend(self.value.take());
+        if home.len() < KEPT
+            && let Some(mut value) = self.value.take()
+        {
+            value.reset();
+            home.push(value);
         }
     }
 }

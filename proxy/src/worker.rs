@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_utils::CachePadded;
 use reactor::{
-    AcceptError, Accepted, BACKLOG, Either, Instant, ListenSocket, Listener, Reactor, Receiver,
-    Sender, both, race,
+    AcceptError, Accepted, BACKLOG, Budget, Either, Instant, ListenSocket, Listener, Reactor,
+    Receiver, Sender, both, race,
 };
 use slotmap::{SlotMap, new_key_type};
 
@@ -21,7 +21,7 @@ use crate::downstream::tcp::Tunnelled;
 use crate::error::{Cause, Shortage};
 use crate::exchange::{self, Request, Response};
 use crate::plan::{ListenerKind, Plan};
-use crate::say::say;
+use crate::say::say_aside;
 use crate::spare::{Slots, Spare};
 use crate::telemetry::access::{Access, AccessRecord};
 use crate::telemetry::counters::Counters;
@@ -58,9 +58,11 @@ pub enum Command {
     Hurry,
 }
 
-/// What the workers share: how many connections each serves, and how to write to it. The counters
-/// are the one exception to "nothing shared", touched once per connection.
+/// What the workers share: how many connections each serves, how to write to it, and the memory
+/// budget. The counters are touched once per connection, the budget once per lease: the exceptions to
+/// "nothing shared".
 pub struct Crew {
+    pub memory: Budget,
     pub load: Vec<CachePadded<AtomicUsize>>,
     pub mailboxes: Vec<Sender<Command>>,
     /// Connections that the process serves at a time.
@@ -131,8 +133,7 @@ pub struct Setup {
 pub async fn serve(reactor: Reactor, setup: Setup) {
     let Setup { index, plan, crew, mut mailbox, listeners, access } = setup;
     let upstreams = Upstreams::new(&reactor, &plan);
-    // A share each: workers are loaded evenly, and nothing is shared.
-    reactor.set_memory_limit(plan.limits.memory / crew.load.len());
+    reactor.share_memory(crew.memory.clone());
     let worker = Rc::new(Worker {
         reactor: reactor.clone(),
         plan,
@@ -222,6 +223,8 @@ async fn accept(
     while let Ok(Some(accepted)) = accepting.accept().await {
         worker.hand_over(listener, accepted, &*start);
     }
+    // Who was connecting has connected.
+    worker.reactor.sleep(DRAIN_LOOK).await;
     // All who waited then; those who connect all the while would keep us here for ever.
     for _ in 0..BACKLOG {
         let Some(accepted) = accepting.sweep() else { break };
@@ -339,14 +342,14 @@ impl Worker {
     pub fn overloaded(&self, shortage: Shortage) -> Cause {
         let now = self.reactor.now();
         if self.overloaded.replace(Some(now)).is_none_or(|last| now >= last + QUIET) {
-            say(format_args!("overloaded: {}", shortage.hint()));
+            say_aside(format_args!("overloaded: {}", shortage.hint()));
         }
         Cause::Overloaded(shortage)
     }
 
     fn complain(&self, listener: usize, error: AcceptError) {
         let name = &self.plan.listeners[listener].name;
-        say(format_args!(
+        say_aside(format_args!(
             "listener {name}: accepting paused: {error}; \
              raise the descriptor limit (ulimit -n) or lower limits.connections"
         ));
@@ -377,7 +380,10 @@ impl Worker {
                 }
                 if now >= grace {
                     drop(stops.take());
-                    self.close(|connection| connection.rests(now));
+                    // Their tasks notice.
+                    let connections = self.connections.borrow();
+                    let resting = connections.values().filter(|connection| connection.rests(now));
+                    resting.for_each(|connection| connection.stream.shutdown_both());
                 }
                 look = (now + DRAIN_LOOK).min(deadline);
             }
@@ -404,13 +410,6 @@ impl Worker {
             connection.stream.reset_on_close();
         }
         self.upstreams.clear();
-    }
-
-    /// Ends the connections that `which` chooses; their tasks notice.
-    fn close(&self, which: impl Fn(&Connection) -> bool) {
-        for connection in self.connections.borrow().values().filter(|c| which(c)) {
-            connection.stream.shutdown_both();
-        }
     }
 }
 

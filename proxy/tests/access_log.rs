@@ -25,6 +25,7 @@ on_both_drivers! {
     a_rotated_file_is_opened_anew,
     what_is_cut_at_the_deadline_is_logged,
     a_unix_endpoint_is_logged_by_its_path,
+    connections_are_logged_where_no_exchange_tells,
 }
 
 /// Waits for an answer, and one that takes its time to read it.
@@ -56,6 +57,37 @@ fn what_is_cut_at_the_deadline_is_logged(io: &str) {
     assert_eq!(said(&lines[0]), ("/reading".into(), 200.into()));
     assert_eq!(said(&lines[1]), ("/waiting".into(), 503.into()));
     assert!(lines.iter().all(|line| line["cause"] == "draining"), "{lines:?}");
+}
+
+fn connections_are_logged_where_no_exchange_tells(io: &str) {
+    let log = Log::new(io, "connections");
+    let origin = echo_origin();
+    let limits = ", timeouts: { keep_alive: 200ms, write: 900ms }, limits: { connections: 1 }";
+    let raw = r#"listeners:
+  - { name: raw, address: "127.0.0.1:0", tcp: { service: origin } }"#;
+    let text = config(origin, limits, "", "").replace("listeners:", raw);
+    let text = text.replace("name: all,", "name: all, listeners: [web],");
+    let proxy = log.proxy(io, &text, "");
+    let mut client = Client::connect(proxy.address("web"));
+    assert_eq!(client.get("/").status(), 200);
+    let _ = Client::connect(proxy.address("web")).ends_orderly();
+    assert!(client.ends_orderly());
+    let mut tcp = Client::connect(proxy.address("raw"));
+    assert_eq!(tcp.get("/raw").status(), 200);
+    drop(tcp);
+    let lines = log.lines(4);
+    let text = |line: usize, key: &str| lines[line][key].as_str().unwrap_or("").to_owned();
+    assert_eq!((text(0, "method"), text(0, "cause")), ("GET".into(), "".into()));
+    assert_eq!((text(1, "listener"), text(1, "cause")), ("web".into(), "connection_limit".into()));
+    assert_eq!(
+        (text(2, "source_ip"), text(2, "cause")),
+        ("127.0.0.1".into(), "keep_alive_timeout".into())
+    );
+    assert!(lines[2]["duration_us"].as_u64().unwrap() >= 200_000);
+    assert_eq!((text(3, "protocol"), text(3, "cause")), ("tcp".into(), "".into()));
+    assert_eq!((text(3, "service"), text(3, "endpoint")), ("origin".into(), origin.to_string()));
+    assert!(lines[3]["bytes_in"].as_u64() > Some(0) && lines[3]["bytes_out"].as_u64() > Some(0));
+    assert!(lines[1..].iter().all(|line| line.get("status").is_none()), "{lines:?}");
 }
 
 /// And a request without a host, which has to have one, is for localhost.

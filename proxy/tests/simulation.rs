@@ -226,6 +226,7 @@ fn spawn_proxy(sim: &mut Simulation, plan: &Arc<Plan>, workers: usize) -> Arc<Cr
     let (mailboxes, receivers): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| reactor::mailbox(256)).unzip();
     let crew = Arc::new(Crew {
+        memory: reactor::Budget::new(plan.limits.memory),
         load: (0..workers).map(|_| CachePadded::default()).collect(),
         mailboxes,
         connections_max: 1000,

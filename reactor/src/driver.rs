@@ -148,7 +148,7 @@ impl Driver {
         each!(self, driver => driver.connect(table, key));
     }
 
-    /// Tells when the socket is ready in one direction, once.
+    /// Tells when the socket is ready, once.
     pub(crate) fn poll(&mut self, table: &mut Table, key: SocketKey, interest: Interest) {
         each!(self, driver => driver.poll(table, key, interest));
     }

@@ -49,7 +49,7 @@ pub use address::Address;
 pub use buffer::Buf;
 pub use driver::{BufferOptions, DriverStats};
 pub use executor::expect;
-pub use ledger::Charge;
+pub use ledger::{Budget, Charge};
 pub use listener::{AcceptError, Accepted, BACKLOG, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub use process::{Signal, Signals, raise_descriptor_limit, refuse_huge_pages};

@@ -65,9 +65,16 @@ impl ListenSocket {
     /// Without this the kernel would go on taking connections between the last accept and the close.
     fn shut_out(&self) {
         if let Listening::Os(fd) = &*self.descriptor {
-            // "Return 0": of every packet, nothing. Has no meaning for Unix sockets.
-            const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
-            let _ = SockRef::from(fd).attach_filter(&[NOTHING]);
+            // Classic BPF over the TCP header: of packets with SYN and without ACK nothing, of others
+            // all, since they finish what has begun. Has no meaning for Unix sockets.
+            const NO_SYN: [SockFilter; 5] = [
+                SockFilter::new(0x30, 0, 0, 13),       // A = flags
+                SockFilter::new(0x54, 0, 0, 0x12),     // A &= SYN | ACK
+                SockFilter::new(0x15, 0, 1, 0x02),     // A == SYN?
+                SockFilter::new(0x06, 0, 0, 0),        // yes: drop
+                SockFilter::new(0x06, 0, 0, u32::MAX), // no: keep
+            ];
+            let _ = SockRef::from(fd).attach_filter(&NO_SYN);
         }
     }
 

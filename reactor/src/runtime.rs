@@ -14,7 +14,7 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{BufferOptions, Driver, DriverStats, Table, Wait};
 use crate::executor::Executor;
-use crate::ledger::Charge;
+use crate::ledger::{Budget, Charge};
 use crate::pipe::Pipes;
 use crate::remote::{Remote, WorkerId};
 use crate::time::Instant;
@@ -188,9 +188,10 @@ impl Reactor {
         .await;
     }
 
-    /// Sets the budget for what is held for peers beyond the receive buffers, in bytes.
-    pub fn set_memory_limit(&self, bytes: usize) {
-        self.core().driver.ledger().set_limit(bytes);
+    /// Charges what is held for peers beyond the receive buffers to `budget`, which other workers
+    /// share. To be said before anything is served.
+    pub fn share_memory(&self, budget: Budget) {
+        self.core().driver.ledger().share(budget);
     }
 
     /// Charges memory that is held for a peer to the budget, until the charge is dropped.
@@ -198,7 +199,7 @@ impl Reactor {
         self.core().driver.ledger().charge(bytes)
     }
 
-    /// Bytes that are charged.
+    /// Bytes that this worker has charged.
     pub fn memory_used(&self) -> usize {
         self.core().driver.ledger().used()
     }

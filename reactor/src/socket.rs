@@ -4,7 +4,7 @@
 //! outcome. Nothing in this file makes a system call.
 //!
 //! Three rules hold for every socket:
-//! - at most one receive, one send, one connect and one poll per direction are with the driver;
+//! - at most one receive, one send, one connect and one poll of each kind are with the driver;
 //! - memory named by a send lives in its [`SendOp`] until the driver reports the last completion;
 //! - a closed stream's slot, and its descriptor, live until nothing of it is with the driver.
 
@@ -280,9 +280,11 @@ pub(crate) struct Sending {
     pub(crate) op: Option<Box<SendOp>>,
     outcome: Option<Result<usize, SendError>>,
     waker: Option<Waker>,
+    /// Was in flight when the stream was cut: nobody waits for it any more.
+    pub(crate) given_up: bool,
 }
 
-/// Waiting for readiness in one direction, as splicing does.
+/// Waiting for readiness of one kind, as splicing does.
 #[derive(Default)]
 pub(crate) struct Polling {
     /// A poll is with the driver.
@@ -310,8 +312,11 @@ pub(crate) struct Socket {
     pub(crate) connect: Option<Box<Connecting>>,
     /// Readiness, by [`Interest`]; allocated when it is first asked for.
     pub(crate) poll: Option<Box<[Polling; Interest::ALL.len()]>>,
-    /// Errors are not looked for any more: the kernel says that there is something, and it is none.
+    /// Errors are not looked for before something is received: the kernel says that there is one, and
+    /// it is none.
     pub(crate) unwatched: bool,
+    /// Whatever waits on the stream ends, see [`crate::Stream::cut`].
+    pub(crate) cut: bool,
     /// The stream was dropped.
     pub(crate) closing: bool,
     /// The stream is to end with a reset, so no orderly shutdown goes before it.
@@ -365,6 +370,16 @@ impl Socket {
             && recv.end.is_none()
             // Not at each buffer that is taken: what piles up in the meantime comes in one go.
             && recv.arrived_bytes <= recv.high_water() / 8
+    }
+
+    /// Ends everything that waits on the stream, as if the peer had reset it.
+    pub(crate) fn cut(&mut self) {
+        self.cut = true;
+        self.send.given_up = self.send.op.is_some();
+        self.recv.end.get_or_insert(End::Failed(RecvError::Reset));
+        let polls = self.poll.iter_mut().flat_map(|polls| polls.iter_mut());
+        let wakers = polls.filter_map(|poll| poll.waker.take());
+        wakers.chain(self.recv.waker.take()).chain(self.send.waker.take()).for_each(Waker::wake);
     }
 
     /// Receives may begin again; who waits for one asks for it now.
@@ -507,6 +522,7 @@ impl Sockets {
             connect: None,
             poll: None,
             unwatched: false,
+            cut: false,
             closing: false,
             aborted: false,
         })
@@ -562,6 +578,7 @@ impl Sockets {
             return false;
         }
         socket.send.outcome = None;
+        socket.send.given_up = false;
         socket.send.op = Some(op);
         true
     }
@@ -569,6 +586,7 @@ impl Sockets {
     /// A completion of the receive. `more`: the receive stays with the driver.
     pub(crate) fn received(&mut self, key: SocketKey, what: Received, more: bool) -> AfterRecv {
         let Some(socket) = self.slots.get_mut(key) else { return AfterRecv::Done };
+        socket.unwatched = false;
         let recv = &mut socket.recv;
         if !more {
             recv.armed = false;
@@ -646,7 +664,7 @@ impl Sockets {
         }
     }
 
-    /// The socket is ready in one direction, or will be no more: the next attempt tells.
+    /// The socket is ready, or will be no more: the next attempt tells.
     pub(crate) fn ready(&mut self, key: SocketKey, interest: Interest) {
         let Some(socket) = self.slots.get_mut(key) else { return };
         let poll = socket.poll_state(interest);

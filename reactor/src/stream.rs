@@ -199,7 +199,8 @@ impl Stream {
     }
 
     /// Ends when the stream has: `Ok` if the peer closed it, whether or not what arrived before is
-    /// taken. While so much has arrived that nothing more is received, only a reset is noticed.
+    /// taken. While so much has arrived that nothing more is received, only a reset is noticed, and
+    /// that not behind an orderly end.
     pub fn ended(&self) -> impl Future<Output = Result<(), RecvError>> + '_ {
         poll_fn(|cx| {
             let mut core = self.reactor.core();
@@ -263,7 +264,8 @@ impl Stream {
     pub fn waits_to_write(&self) -> bool {
         let mut core = self.reactor.core();
         let socket = self.socket(&mut core);
-        socket.send.op.is_some() || socket.poll.as_ref().is_some_and(|poll| poll[1].armed)
+        socket.send.op.is_some()
+            || socket.poll.as_ref().is_some_and(|poll| poll[Interest::Write as usize].armed)
     }
 
     /// Whether nothing is on its way, here or there, as far as this loop has been told.
@@ -344,6 +346,9 @@ impl Stream {
         if socket.send.op.is_none() {
             return Poll::Ready(Ok(0));
         }
+        if socket.send.given_up {
+            return Poll::Ready(Err(SendError { sent: 0, why: RecvError::Reset }));
+        }
         socket.wait_sent(cx.waker());
         Poll::Pending
     }
@@ -369,11 +374,10 @@ impl Stream {
         self.shutdown(Shutdown::Both);
     }
 
-    /// Ends receiving as a reset by the peer would; what waits on this stream is told so. Sending goes
-    /// on: there may be a last word.
+    /// Ends what waits on this stream, as a reset by the peer would. If nothing is being sent there may
+    /// be a last word.
     pub fn cut(&self) {
-        self.socket(&mut self.reactor.core()).failed(libc::ECONNRESET);
-        self.shutdown(Shutdown::Read);
+        self.socket(&mut self.reactor.core()).cut();
     }
 
     fn shutdown(&self, how: Shutdown) {
@@ -506,6 +510,9 @@ impl Stream {
                     }
                     Err(error) if would_block(&error) => {
                         more = false;
+                        if self.is_cut() {
+                            return RelayEnd::Source(RecvError::Reset);
+                        }
                         if pipe.filled == 0 {
                             self.until_ready(Interest::Read).await;
                             continue;
@@ -532,10 +539,17 @@ impl Stream {
                         self.reactor.yield_now().await;
                     }
                 }
+                Err(error) if would_block(&error) && sink.is_cut() => {
+                    return RelayEnd::Sink(RecvError::Reset);
+                }
                 Err(error) if would_block(&error) => sink.until_ready(Interest::Write).await,
                 Err(error) => return RelayEnd::Sink(recv_error(&error)),
             }
         }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.socket(&mut self.reactor.core()).cut
     }
 
     /// What the end that `splice(2)` finds is: an orderly one, or a reset that was told already.
@@ -612,7 +626,8 @@ impl Stream {
             if !poll.armed {
                 core.driver.poll(&mut core.table, self.key, interest);
             }
-            Poll::Pending
+            // Who waits looks for himself.
+            if self.socket(core).cut { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

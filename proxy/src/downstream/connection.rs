@@ -110,7 +110,7 @@ impl Connection {
     }
 
     /// Notes that an exchange's record tells why it ends.
-    pub fn is_recorded(&self) {
+    pub fn note_recorded(&self) {
         self.recorded.set(true);
     }
 
@@ -191,22 +191,29 @@ async fn request_begins(
         true => (until(timeouts.head), Cause::HeaderTimeout),
         false => (until(timeouts.keep_alive), Cause::KeepAliveTimeout),
     };
-    if stream.is_sending() {
-        // It may not take the last response.
-        let write = until(timeouts.write);
-        patience.reset(write.min(deadline));
-        let readable = patience.limit(stream.readable()).await.is_some();
-        if !readable && stream.is_sending() && write <= deadline {
-            connection.end_by(Cause::WriteTimeout);
-            return false;
+    let write = until(timeouts.write);
+    // Whether the last response is taken nobody tells us, so it is looked at.
+    let mut look = if stream.is_sending() { write.min(deadline) } else { deadline };
+    loop {
+        patience.reset(look);
+        if patience.limit(stream.readable()).await.is_some() {
+            return !stream.has_ended();
+        }
+        match stream.is_sending() {
+            true if look >= write => {
+                connection.end_by(Cause::WriteTimeout);
+                // A part must not pass for the whole.
+                stream.reset_on_close();
+                return false;
+            }
+            true => look = write,
+            false if look >= deadline => {
+                connection.end_by(cause);
+                return false;
+            }
+            false => look = deadline,
         }
     }
-    patience.reset(deadline);
-    if patience.limit(stream.readable()).await.is_none() {
-        connection.end_by(cause);
-        return false;
-    }
-    !stream.has_ended()
 }
 
 /// Says that nothing more comes, and reads what the client is still sending, within bounds.

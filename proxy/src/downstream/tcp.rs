@@ -1,10 +1,13 @@
 //! A downstream TCP connection: dials an endpoint of its service, and relays.
 
+use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
+use reactor::{Either, Stream, race};
+
 use crate::downstream::connection::Connection;
-use crate::error::Cause;
+use crate::error::{Cause, Shortage};
 use crate::relay::{Traffic, TunnelEnd, tunnel};
 use crate::telemetry::counters::Direction;
 use crate::upstream;
@@ -36,6 +39,13 @@ pub async fn serve(
     worker.dismiss(&connection);
 }
 
+/// Ends when the client has reset its connection; one that has only ended its sending waits on.
+async fn is_reset(stream: &Stream) {
+    if stream.ended().await.is_ok() {
+        pending::<()>().await;
+    }
+}
+
 /// What a TCP connection carried, and where to.
 #[derive(Default)]
 pub struct Tunnelled {
@@ -53,15 +63,19 @@ async fn relay(
     traffic: &Traffic,
     endpoint: &mut Option<usize>,
 ) -> Result<(), Cause> {
+    if worker.reactor.is_out_of_memory() {
+        return Err(worker.overloaded(Shortage::Memory));
+    }
     let attempt = upstream::Attempt::begin(worker, service)?;
     *endpoint = Some(attempt.endpoint);
-    let up = upstream::dial(worker, &attempt).await?;
+    let dialing = upstream::dial(worker, &attempt);
+    let up = match race(dialing, is_reset(&connection.stream)).await {
+        Either::First(dialed) => dialed?,
+        Either::Second(()) => return Err(Cause::ClientGone),
+    };
     match tunnel(&worker.reactor, &connection.stream, &up.stream, idle, traffic).await {
         TunnelEnd::Closed => Ok(()),
-        TunnelEnd::Idle => {
-            up.stream.reset_on_close();
-            Err(Cause::StreamIdleTimeout)
-        }
+        TunnelEnd::Idle => Err(Cause::StreamIdleTimeout),
         TunnelEnd::DownFailed => Err(Cause::ClientGone),
         TunnelEnd::UpFailed => Err(Cause::UpstreamReset),
     }

@@ -51,6 +51,8 @@ pub struct BodyReader {
     body: Body,
     emit: Emit,
     position: u64,
+    /// See [`BodyReader::pass_by`].
+    passed_by: bool,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,7 @@ impl BodyReader {
             Framing::Chunked => Body::Chunked(Chunked::default()),
             Framing::UntilClose => Body::UntilClose,
         };
-        BodyReader { body, emit, position: 0 }
+        BodyReader { body, emit, position: 0, passed_by: false }
     }
 
     /// Reads on. Progress is made, or the body done, unless the input is empty.
@@ -120,9 +122,20 @@ impl BodyReader {
         }
     }
 
+    /// Whether nothing was read, or went past, beyond the first `position` bytes.
+    pub fn is_at(&self, position: u64) -> bool {
+        self.position == position && !self.passed_by
+    }
+
     /// How many bytes, framing included, are read.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Bytes are about to go past the reader: from now on it does not know how many were taken before
+    /// [`BodyReader::skip`] tells, which may never come.
+    pub fn pass_by(&mut self) {
+        self.passed_by = true;
     }
 
     /// Whether the end of the connection, now, is a proper end of the body.

@@ -262,10 +262,6 @@ pub struct OwnResponse<'a> {
     pub keep_alive: bool,
     /// The request was HEAD: the same head, no body.
     pub head_request: bool,
-    /// In seconds.
-    pub retry_after: Option<u64>,
-    /// The value of a `date` field, which a server with a clock sends.
-    pub date: Option<&'a [u8]>,
 }
 
 /// Appends a whole response that says why, in one line, with the next step.
@@ -298,12 +294,6 @@ pub fn encode_own_response(out: &mut Vec<u8>, own: &OwnResponse<'_>) {
             out.extend_from_slice(detail.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
-    }
-    if let Some(seconds) = own.retry_after {
-        write_field(out, b"retry-after", itoa::Buffer::new().format(seconds).as_bytes());
-    }
-    if let Some(date) = own.date {
-        write_field(out, b"date", date);
     }
     write_persistence(out, own.keep_alive, own.client);
     out.extend_from_slice(b"\r\n");
@@ -365,8 +355,6 @@ mod tests {
         client: Version::Http11,
         keep_alive: true,
         head_request: false,
-        retry_after: None,
-        date: None,
     };
 
     fn check(own: OwnResponse<'_>, expect: &str) {
@@ -403,20 +391,17 @@ mod tests {
     }
 
     #[test]
-    fn own_responses_to_old_clients_with_a_wait() {
+    fn own_responses_to_old_clients() {
         let own = OwnResponse {
             cause: Cause::Draining,
             expose: Expose::None,
             client: Version::Http10,
-            retry_after: Some(3),
-            date: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
             ..OWN
         };
         check(
             own,
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
-             content-length: 20\r\nretry-after: 3\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-             connection: keep-alive\r\n\r\nService Unavailable\n",
+             content-length: 20\r\nconnection: keep-alive\r\n\r\nService Unavailable\n",
         );
     }
 

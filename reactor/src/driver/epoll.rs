@@ -72,7 +72,7 @@ impl Epoll {
 
     pub(crate) fn recv(&mut self, table: &mut Table, key: SocketKey) {
         let Some(socket) = table.sockets.get(key) else { return };
-        socket.recv.armed = true;
+        (socket.recv.armed, socket.recv.drained) = (true, false);
         self.stats.submissions += 1;
         self.reads.push_back(key);
     }

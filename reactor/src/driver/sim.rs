@@ -149,7 +149,7 @@ impl Sim {
 
     pub(crate) fn recv(&mut self, table: &mut Table, key: SocketKey) {
         let Some(socket) = table.sockets.get(key) else { return };
-        socket.recv.armed = true;
+        (socket.recv.armed, socket.recv.drained) = (true, false);
         let cap = self.groups[socket.side as usize].cap(socket.recv_allowance());
         self.begin(key, What::Recv, socket.fd, cap as usize);
     }

@@ -135,7 +135,7 @@ impl Uring {
     pub(crate) fn recv(&mut self, table: &mut Table, key: SocketKey) {
         let capped = self.features.capped_recv;
         let Some(socket) = table.sockets.get(key) else { return };
-        socket.recv.armed = true;
+        (socket.recv.armed, socket.recv.drained) = (true, false);
         let cap = self.groups[socket.side as usize].cap(socket.recv_allowance());
         let (fd, group) = (Fd(socket.fd), socket.side as u16);
         // POLL_FIRST: we arm when we expect nothing yet, and an attempt on an empty buffer ring

@@ -517,9 +517,6 @@ impl World {
     pub(crate) fn shutdown(&mut self, socket: RawFd, how: Shutdown) {
         let Some(end) = self.ends.get_mut(&socket) else { return };
         end.read_shut |= how != Shutdown::Write;
-        if how == Shutdown::Read {
-            return self.tell(socket);
-        }
         let first = !std::mem::replace(&mut end.write_shut, true) && !end.dead;
         let peer = end.peer;
         if first && let Some(to) = peer {
