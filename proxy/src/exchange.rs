@@ -328,7 +328,7 @@ impl Exchange<'_> {
             request_id: request_id.as_ref().map(|id| &id[..]),
             via: forwarded.via,
             trust,
-            host: nameless.then(|| endpoint.text.as_bytes()),
+            host: nameless.then_some(endpoint.text.as_bytes()),
             target: None,
             close: false,
         };
