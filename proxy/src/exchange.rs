@@ -22,77 +22,19 @@ use crate::http1::encode::{
     Forward, OwnResponse, Proto, Respond, encode_own_response, encode_request, encode_response,
 };
 use crate::http1::framing::Framing;
-use crate::http1::head::{
-    Asked, INTERIM_RESPONSES_MAX, Parsed, RequestHead, ResponseHead, parse_request, parse_response,
-};
+use crate::http1::head::{Asked, INTERIM_RESPONSES_MAX, Parsed, parse_request, parse_response};
+use crate::messages::{Request, Response};
 use crate::plan::{HttpListener, ListenerKind, Route};
 use crate::record::Record;
 use crate::relay::{self, Body, BodyError, INLINE_MAX, Patience, Traffic, TunnelEnd};
 use crate::replay::{Try, may_replay};
-use crate::spare::{Desk, Lease, Reusable};
+use crate::spare::{Desk, Lease};
 use crate::upstream::{self, Attempt, Upstream};
 use crate::worker::Worker;
 
 /// A client that has said all it wants to say may close its sending direction and still wait for the
 /// answer; one that has left looks the same. So the answer has this long to begin.
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(1);
-
-/// A request, from its arrival to its record. Its memory is used again by the next exchange.
-#[derive(Default)]
-pub struct Request {
-    pub head: RequestHead,
-    /// The bytes that the head was parsed from.
-    pub bytes: Vec<u8>,
-    /// What of the body was here with the head, where it is small: goes upstream behind the head,
-    /// and is kept, so that it can be sent again.
-    body: Vec<u8>,
-    /// Larger heads count in `limits.memory`.
-    charge: Option<Charge>,
-}
-
-/// A response's head while it is read and rewritten: leased when it comes and given back before
-/// anybody is waited for again, so that all exchanges of a turn use the same warm memory.
-#[derive(Default)]
-pub struct Response {
-    head: ResponseHead,
-    /// The bytes that the head was parsed from.
-    bytes: Vec<u8>,
-}
-
-/// Larger vectors are not kept for the next exchange.
-const KEPT_BYTES: usize = 16 * 1024;
-/// From this size on, a head that is held while an upstream is waited for is charged.
-const CHARGED_BYTES: usize = 2 * 1024;
-
-impl Request {
-    /// The id that a client gave whom we trust.
-    pub fn believed_id(&self, trust: bool) -> Option<&[u8]> {
-        if trust { self.head.request_id(&self.bytes) } else { None }
-    }
-}
-
-impl Reusable for Request {
-    fn reset(&mut self) {
-        self.head.clear();
-        self.charge = None;
-        reset(&mut self.bytes);
-        reset(&mut self.body);
-    }
-}
-
-impl Reusable for Response {
-    fn reset(&mut self) {
-        self.head.clear();
-        reset(&mut self.bytes);
-    }
-}
-
-fn reset(bytes: &mut Vec<u8>) {
-    match bytes.capacity() > KEPT_BYTES {
-        true => *bytes = Vec::new(),
-        false => bytes.clear(),
-    }
-}
 
 /// How an exchange ends other than by the upstream's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,10 +203,7 @@ impl Exchange<'_> {
                     let bodiless =
                         matches!(request.head.framing, Framing::None | Framing::Length(0));
                     self.record.is_whole.set(bodiless);
-                    request.charge = (len > CHARGED_BYTES).then(|| {
-                        // Also what is made of it, as long as that is not sent.
-                        self.worker.reactor.charge(2 * request.bytes.capacity())
-                    });
+                    request.charge(&self.worker.reactor);
                     return match self.worker.reactor.is_out_of_memory() {
                         true => Err(Failure::Because(self.worker.overloaded(Shortage::Memory))),
                         false => Ok(()),

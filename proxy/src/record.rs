@@ -7,7 +7,7 @@ use reactor::Instant;
 
 use crate::downstream::connection::Connection;
 use crate::error::Cause;
-use crate::exchange::Request;
+use crate::messages::Request;
 use crate::request_id::RequestId;
 use crate::telemetry::access::Access;
 use crate::telemetry::counters::{self, Direction};

@@ -19,7 +19,8 @@ use crate::downstream;
 use crate::downstream::connection::Connection;
 use crate::downstream::tcp::Tunnelled;
 use crate::error::{Cause, Shortage};
-use crate::exchange::{self, Request, Response};
+use crate::exchange;
+use crate::messages::{Request, Response};
 use crate::plan::{ListenerKind, Plan};
 use crate::say::say_aside;
 use crate::spare::{Slots, Spare};
@@ -458,15 +459,17 @@ pub fn start(
             // Where the mask has changed since, the scheduler decides.
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
+        // Let go of once it has said something: who listens then hears of a worker that panicked.
+        let ready = Rc::new(Cell::new(Some(ready)));
         let said = ready.clone();
         let result = reactor::run(options, |reactor| async move {
-            let _ = said.send(Ok(()));
+            let _ = said.take().map(|ready| ready.send(Ok(())));
             // Blocks the loop, in which nothing is yet. No setup: another worker has no loop.
             if let Ok(setup) = told.recv() {
                 serve(reactor, setup).await;
             }
         });
-        if let Err(error) = result {
+        if let (Err(error), Some(ready)) = (result, ready.take()) {
             let _ = ready.send(Err(error));
         }
     })?;
