@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use socket2::{SockAddr, Socket};
+use socket2::{Domain, SockAddr, Socket};
 
 /// A socket address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,10 +20,25 @@ pub enum Address {
     Abstract(String),
 }
 
+/// What a TCP socket may hold that is not on the wire, in bytes. Without this the kernel takes up to
+/// `tcp_wmem` (4 MiB as a rule) for a peer that reads nothing, and counts it against what all sockets
+/// of the machine share.
+const UNSENT_MAX: u32 = 128 * 1024;
+
+/// How our TCP sockets are; what is accepted inherits it from the listening socket.
+pub(crate) fn prepare(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    if address.domain() == Domain::UNIX {
+        return Ok(());
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
+    unpace_loopback(socket, address);
+    Ok(())
+}
+
 /// Takes the pacing from a socket that stays on this machine. BBR paces by a timer per socket; on the
-/// loopback device there is no queue to spare, and the timers cost more than the bytes. What is
-/// accepted inherits this from the listening socket.
-pub(crate) fn unpace_loopback(socket: &Socket, address: &SockAddr) {
+/// loopback device there is no queue to spare, and the timers cost more than the bytes.
+fn unpace_loopback(socket: &Socket, address: &SockAddr) {
     let is_loopback = address.as_socket().is_some_and(|address| address.ip().is_loopback());
     let is_paced = || socket.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr"));
     if is_loopback && is_paced() {
@@ -81,7 +96,7 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use socket2::{Domain, Type};
+    use socket2::Type;
 
     use super::*;
 

@@ -9,9 +9,9 @@ use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::rc::Rc;
 
-use socket2::{Domain, SockAddr, SockRef, Socket as OsSocket, Type};
+use socket2::{SockAddr, SockRef, Socket as OsSocket, Type};
 
-use crate::address::{Address, unpace_loopback};
+use crate::address::{Address, prepare};
 use crate::buffer::Group;
 use crate::ledger::Ledger;
 use crate::listener::{ListenerKey, Listeners};
@@ -109,21 +109,15 @@ impl Driver {
             return Ok(sim.open(&Address::from_sockaddr(target)));
         }
         let socket = OsSocket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
-        if target.domain() != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
-            unpace_loopback(&socket, target);
-        }
+        prepare(&socket, target)?;
         Ok(socket.into_raw_fd())
     }
 
     /// Takes up an accepted socket.
     pub(crate) fn adopt(&mut self, table: &mut Table, key: SocketKey) {
         match self {
-            Driver::Uring(_) => set_nodelay(table, key),
-            Driver::Epoll(epoll) => {
-                set_nodelay(table, key);
-                epoll.adopt(table, key);
-            }
+            Driver::Uring(_) => {}
+            Driver::Epoll(epoll) => epoll.adopt(table, key),
             Driver::Sim(sim) => sim.adopt(table, key),
         }
     }
@@ -285,12 +279,4 @@ impl Driver {
     pub(crate) fn stats(&self) -> DriverStats {
         each!(self, driver => driver.stats)
     }
-}
-
-fn set_nodelay(table: &mut Table, key: SocketKey) {
-    let Some(socket) = table.sockets.get(key) else { return };
-    // SAFETY: the descriptor is the socket's, open until it is reaped.
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.fd) };
-    // Fails for Unix sockets, which have no such option.
-    let _ = SockRef::from(&fd).set_tcp_nodelay(true);
 }

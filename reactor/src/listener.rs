@@ -16,7 +16,7 @@ use std::time::Duration;
 use slotmap::{SlotMap, new_key_type};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 
-use crate::address::{Address, unpace_loopback};
+use crate::address::{Address, prepare};
 use crate::runtime::Reactor;
 use crate::sim::SimSocket;
 use crate::socket::store;
@@ -108,7 +108,7 @@ fn bind_once(address: &Address) -> io::Result<ListenSocket> {
     if let Address::Unix(path) = address {
         remove_stale(path, &target);
     }
-    unpace_loopback(&socket, &target);
+    prepare(&socket, &target)?;
     socket.bind(&target)?;
     socket.listen(BACKLOG as i32)?;
     let address = match address {

@@ -745,6 +745,27 @@ fn dropping_in_every_state_leaks_nothing(setup: Setup) {
     });
 }
 
+/// For a peer that reads nothing the kernel would take megabytes, of what all sockets share.
+#[test]
+fn the_kernel_holds_little_for_a_stalled_reader() {
+    for backend in [Backend::IoUring, Backend::Epoll] {
+        run(Driver::Real(backend).setup(), |reactor| async move {
+            let (server, client) = pair(&reactor).await;
+            // Accepted and connected ones alike.
+            for stream in [&server, &client] {
+                let mut taken = 0;
+                loop {
+                    stream.start_send(vec(pattern(32 << 10)));
+                    let soon = reactor.now() + Duration::from_millis(100);
+                    let Some(sent) = reactor.timeout_at(soon, stream.sent()).await else { break };
+                    taken += sent.unwrap();
+                }
+                assert!((64 << 10..768 << 10).contains(&taken), "{taken} bytes");
+            }
+        });
+    }
+}
+
 /// Speaks and closes before the one who connects has looked: to epoll that is one edge.
 #[test]
 fn an_end_that_comes_with_the_connection_is_an_end() {
