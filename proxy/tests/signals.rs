@@ -8,11 +8,12 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Client, Origin, PATIENCE, Proxy, config};
+use support::{Client, Origin, PATIENCE, Proxy, config, echo_origin};
 
 on_both_drivers! {
     a_second_signal_ends_the_drain,
     a_drain_answers_other_signals,
+    stopped_and_continued_it_serves_on,
 }
 
 /// A ringside that drains for as long as its origin says nothing, and whom that holds up.
@@ -38,6 +39,17 @@ fn a_second_signal_ends_the_drain(io: &str) {
         assert_eq!(proxy.exit_code(), Some(0));
         let answer = client.message().unwrap();
         assert_eq!((answer.status(), answer.cause()), (503, "draining"));
+    }
+}
+
+/// Both interrupt whoever waits in the kernel (EINTR).
+fn stopped_and_continued_it_serves_on(io: &str) {
+    let proxy = Proxy::start(io, &config(echo_origin(), "", "", ""));
+    let mut client = proxy.connect();
+    for _ in 0..20 {
+        proxy.signal("STOP");
+        proxy.signal("CONT");
+        assert_eq!(client.get("/").status(), 200);
     }
 }
 

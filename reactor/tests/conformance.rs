@@ -766,6 +766,31 @@ fn the_kernel_holds_little_for_a_stalled_reader() {
     }
 }
 
+/// A send and a receive of each of so many in one turn: io_uring's completion queue has room for 2,048.
+#[test]
+fn more_completions_than_the_queue_has_room_for_lose_nothing() {
+    const PAIRS: usize = 1_500;
+    reactor::raise_descriptor_limit().unwrap();
+    for backend in [Backend::IoUring, Backend::Epoll] {
+        run(Driver::Real(backend).setup(), |reactor| async move {
+            let mut pairs = Vec::new();
+            for _ in 0..PAIRS {
+                pairs.push(pair(&reactor).await);
+            }
+            for round in 0..3u8 {
+                for (server, client) in &pairs {
+                    server.arm();
+                    client.start_send(vec([round; 100]));
+                }
+                for (server, client) in &pairs {
+                    assert_eq!(recv_exactly(server, 100).await, [round; 100]);
+                    assert_eq!(client.sent().await, Ok(100));
+                }
+            }
+        });
+    }
+}
+
 /// Speaks and closes before the one who connects has looked: to epoll that is one edge.
 #[test]
 fn an_end_that_comes_with_the_connection_is_an_end() {
