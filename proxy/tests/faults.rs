@@ -265,6 +265,7 @@ fn a_head_in_a_thousand_packets_is_a_head(io: &str) {
 }
 
 fn stopped_readers_do_not_stop_others(io: &str) {
+    reactor::raise_descriptor_limit().unwrap();
     const READERS: usize = 1_000;
     static BIG: [u8; 8 << 20] = [7; 8 << 20];
     let origin = Origin::bind().serve(|server| {
