@@ -2,7 +2,7 @@
 //!
 //! `cargo test` runs the corpora in `__fuzz__/` and a second of random inputs. For longer:
 //! `BOLERO_RANDOM_TEST_TIME_MS=600000 cargo test -p config --release --test fuzz_config`, or, led
-//! by coverage, `cargo bolero test -p config --test fuzz_config --sanitizer NONE any_text`.
+//! by coverage, `cargo bolero test --rustc-bootstrap -p config any_text`.
 
 use std::time::{Duration, Instant};
 
