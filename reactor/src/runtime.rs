@@ -400,8 +400,9 @@ impl Drop for Sleep {
     }
 }
 
-/// See [`Reactor::timeout_at`] and [`Sleep::limit`]. A struct and not an `async fn`: that would hold its argument twice, as
-/// given and as pinned, and what waits within what waits would double with each layer.
+/// See [`Reactor::timeout_at`] and [`Sleep::limit`]. A struct and not an `async fn`: that would hold
+/// its argument twice, as given and as pinned, and what waits within what waits would double with each
+/// layer.
 pub struct Timeout<F, S> {
     /// Pinned with the struct.
     future: F,

@@ -268,13 +268,6 @@ impl Stream {
             || socket.poll.as_ref().is_some_and(|poll| poll[Interest::Write as usize].armed)
     }
 
-    /// Whether nothing is on its way, here or there, as far as this loop has been told.
-    pub fn rests(&self) -> bool {
-        let mut core = self.reactor.core();
-        let socket = self.socket(&mut core);
-        socket.is_quiet() && socket.send.op.is_none()
-    }
-
     /// Whether nothing arrived and nothing ended, as far as this loop has been told.
     pub fn is_quiet(&self) -> bool {
         self.socket(&mut self.reactor.core()).is_quiet()

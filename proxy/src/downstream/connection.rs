@@ -123,7 +123,7 @@ impl Connection {
     /// even the first one of a client that has just connected.
     pub fn rests(&self, now: Instant) -> bool {
         let settled = now - self.began >= SETTLED;
-        self.idle.get() && settled && self.stream.rests() && self.stream.is_quiet_now()
+        self.idle.get() && settled && !self.stream.is_sending() && self.stream.is_quiet_now()
     }
 
     /// It does not wait for a request any more.

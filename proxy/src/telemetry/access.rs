@@ -13,8 +13,8 @@ use super::json::Object;
 /// A text that is longer is cut: a record stays below 12 KiB whatever a client sends.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
-/// One exchange, or one connection that had none to tell its end, described by borrowing. Empty text and `None` stand for "there was none" and are
-/// left out of the line.
+/// One exchange, or one connection that had none to tell its end, described by borrowing. Empty text
+/// and `None` stand for "there was none" and are left out of the line.
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
     /// When its first byte came.
