@@ -153,10 +153,12 @@ mod tests {
     proptest! {
         /// With two choices the fullest of n equal endpoints is above the mean by about
         /// log2(ln n): for at most 16 endpoints 6 is far out, and a uniform draw would break it.
+        /// No such bound holds for the emptiest (7 below was seen in some 10,000 runs); that one
+        /// is further away with a probability that falls exponentially.
         #[test]
         fn equal_endpoints_fill_evenly(n in 2usize..=16, seed in any::<u64>()) {
             let active = fill(&vec![1; n], n * 100, seed, &vec![true; n]);
-            prop_assert!(active.iter().all(|a| a.abs_diff(100) <= 6), "{:?}", active);
+            prop_assert!(active.iter().all(|active| (75..=106).contains(active)), "{:?}", active);
         }
 
         #[test]
