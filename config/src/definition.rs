@@ -86,6 +86,10 @@ pub(crate) struct Words<T: 'static> {
     pub(crate) not_yet: &'static [&'static str],
 }
 
+/// A switch.
+pub(crate) const TRUTH: Words<bool> =
+    Words { accepted: &[("true", true), ("false", false)], not_yet: &[] };
+
 /// [`Words`] of any type, for the reference.
 pub(crate) trait Vocabulary: Sync {
     fn words(&self) -> Vec<&'static str>;

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::address::{Address, Network, listen_address, network};
-use crate::definition::{Key, Kind, Object, Words};
+use crate::definition::{Key, Kind, Object, TRUTH, Words};
 use crate::name::{Name, name};
 use crate::names::Names;
 use crate::process::{HEADER_SIZE_MAX, HEADER_SIZE_MIN};
@@ -34,6 +34,8 @@ pub enum ListenerKind {
 pub struct HttpListener {
     /// Bytes of a request's head; `<= limits.header_size`.
     pub header_size: usize,
+    /// RFC 3986 §6.2.2: before a route is looked for.
+    pub normalize_path: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +149,12 @@ pub(crate) const HTTP: Object = Object {
             "[http1]",
             "What is spoken.",
         ),
-        Key::not_yet("normalize_path"),
+        Key::default(
+            "normalize_path",
+            Kind::Word(&TRUTH),
+            "true",
+            "Routes compare and upstreams get the path without dot segments, doubled slashes and needless escapes.",
+        ),
         Key::optional(
             "header_size",
             Kind::Size,
@@ -304,8 +311,9 @@ fn http(
         }
         Some(given)
     });
+    let normalize_path = fields.get("normalize_path", |node, report| word(node, report, &TRUTH));
     protocols?;
-    Some(HttpListener { header_size: header_size?.unwrap_or(max) })
+    Some(HttpListener { header_size: header_size?.unwrap_or(max), normalize_path: normalize_path? })
 }
 
 fn tcp(node: &Node, report: &mut Report<'_>, names: &Names) -> Option<TcpListener> {

@@ -198,6 +198,9 @@ impl Exchange<'_> {
                 Parsed::Complete { len } => {
                     request.bytes.truncate(len);
                     buf.advance(len - before);
+                    if self.http.normalize_path {
+                        request.head.normalize_path(&mut request.bytes);
+                    }
                     self.down.stream.unrecv(buf);
                     self.record.head_read(self.worker.reactor.now(), len);
                     let bodiless =

@@ -67,6 +67,7 @@ pub enum ListenerKind {
 pub struct HttpListener {
     pub head_limits: HeadLimits,
     pub body_size: Option<u64>,
+    pub normalize_path: bool,
     pub router: Router,
     pub forwarded: config::Forwarded,
     pub expose: Expose,
@@ -198,6 +199,7 @@ fn compile_http(
             target_size: limits.target_size,
         },
         body_size: limits.body_size.map(|size| size as u64),
+        normalize_path: http.normalize_path,
         router: Router::new(&routes, ROUTER_SEED),
         forwarded: listener.forwarded.clone(),
         expose: match listener.expose_causes {

@@ -9,6 +9,8 @@ use support::{Client, Message, Origin, Proxy, beside, config, echo_origin, head_
 on_both_drivers! {
     keep_alive_and_pipelining,
     close_first_means_one_upstream_request,
+    paths_are_normal_before_they_are_routed,
+    paths_stay_as_they_are_where_told_so,
     http_1_0_gets_what_it_understands,
     head_and_bodiless_statuses,
     continue_is_relayed_both_ways,
@@ -66,6 +68,43 @@ fn close_first_means_one_upstream_request(io: &str) {
     assert_eq!(response.header("connection"), Some("close"));
     assert_eq!(client.message(), None);
     proxy.metric_becomes(&["ringside_requests_total", r#"code="200""#], "1");
+}
+
+/// Targets and what of each reaches an upstream whose one route is the prefix `/api`.
+const SPELLINGS: [(&str, Option<&str>); 8] = [
+    ("/api//x/./y?q=/../%2e", Some("/api/x/y?q=/../%2e")),
+    ("/else/..//%61pi/x", Some("/api/x")),
+    ("http://web/else/../api/", Some("/api/")),
+    ("/api/%2e%2E/secret", None),
+    ("/api/../secret", None),
+    ("/../../secret/../api", Some("/api")),
+    ("/api%2fx", None),
+    ("/api/%2f..%2F", Some("/api/%2f..%2F")),
+];
+
+fn paths_are_normal_before_they_are_routed(io: &str) {
+    let config = config(echo_origin(), "", ", matches: [{ path: { prefix: /api } }]", "");
+    let proxy = Proxy::start(io, &config);
+    let mut client = proxy.connect();
+    for (target, expect) in SPELLINGS {
+        let response = client.get(target);
+        match expect {
+            Some(path) => {
+                assert_eq!(response.body, format!("GET {path} HTTP/1.1|").into_bytes(), "{target}");
+            }
+            None => assert_eq!(response.cause(), "no_route", "{target}"),
+        }
+    }
+}
+
+fn paths_stay_as_they_are_where_told_so(io: &str) {
+    let config =
+        config(echo_origin(), "", "", "").replace("http: {}", "http: { normalize_path: false }");
+    let proxy = Proxy::start(io, &config);
+    let mut client = proxy.connect();
+    for target in ["/a//b/../%2e/%61", "/../x", "//"] {
+        assert_eq!(client.get(target).body, format!("GET {target} HTTP/1.1|").into_bytes());
+    }
 }
 
 fn http_1_0_gets_what_it_understands(io: &str) {

@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod method;
+pub mod path;
 pub mod status;
 pub mod target;
 pub mod version;

@@ -64,10 +64,20 @@ impl Span {
     /// `bytes` are those of the head that this span is of.
     #[inline]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.start as usize..(self.start + self.len) as usize]
+        &bytes[self.range()]
     }
 
     pub fn is_empty(self) -> bool {
         self.len == 0
+    }
+
+    pub(super) fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..(self.start + self.len) as usize
+    }
+
+    /// Without its first `len` bytes.
+    pub(super) fn without_first(self, len: usize) -> Span {
+        debug_assert!(len <= self.len as usize);
+        Span { start: self.start + len as u32, len: self.len - len as u32 }
     }
 }

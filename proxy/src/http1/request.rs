@@ -93,6 +93,22 @@ impl RequestHead {
         }
     }
 
+    /// Makes the path [normal](crate::http::path::normalize) in `bytes`. A path that becomes shorter
+    /// moves to the right, up to its query, so nothing else moves.
+    pub fn normalize_path(&mut self, bytes: &mut [u8]) {
+        let path = &mut bytes[self.path.range()];
+        let len = crate::http::path::normalize(path);
+        let gone = path.len() - len;
+        if gone == 0 {
+            return;
+        }
+        path.copy_within(..len, gone);
+        self.path = self.path.without_first(gone);
+        if self.form == Form::Origin {
+            self.target = self.target.without_first(gone);
+        }
+    }
+
     /// With its question mark, or empty.
     pub fn query<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.query.of(bytes)
