@@ -39,6 +39,37 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// A key that is read at start only and that differs in `other`.
+    pub fn boot_change(&self, other: &Config) -> Option<&'static str> {
+        let Config {
+            node,
+            admin,
+            probes,
+            workers,
+            pin,
+            io,
+            limits,
+            access_log,
+            shutdown: _,
+            listeners: _,
+            services: _,
+            routes: _,
+        } = self;
+        let changes = [
+            ("node", *node != other.node),
+            ("admin", *admin != other.admin),
+            ("probes", *probes != other.probes),
+            ("workers", *workers != other.workers),
+            ("pin", *pin != other.pin),
+            ("io", *io != other.io),
+            ("limits", *limits != other.limits),
+            ("access_log", *access_log != other.access_log),
+        ];
+        changes.into_iter().find(|(_, is_other)| *is_other).map(|(key, _)| key)
+    }
+}
+
 /// Sockets are compared pair by pair.
 const LISTENERS_MAX: usize = 1024;
 

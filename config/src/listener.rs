@@ -58,7 +58,7 @@ pub struct Forwarded {
 }
 
 /// `None` is no limit, and no limit is ever zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerTimeouts {
     /// From the first byte of a request's head to its last.
     pub head: Option<Duration>,

@@ -21,12 +21,12 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
 
 /// Which program runs which config.
 async fn version<P: DataPlane>(extract::State(state): extract::State<Arc<State<P>>>) -> Response {
-    let version = &state.version;
+    let (generation, hash) = state.desired.live();
     let body = json!({
-        "version": version.version,
-        "generation": version.generation,
-        "config_hash": version.config_hash,
-        "io_backend": version.io_backend,
+        "version": state.program.version,
+        "generation": generation,
+        "config_hash": hash,
+        "io_backend": state.program.io_backend,
     });
     ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }

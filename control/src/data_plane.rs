@@ -1,5 +1,7 @@
 //! What control asks of the data plane, and how a worker answers.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 /// The data plane as control sees it: workers that can be asked for their counters.
@@ -20,6 +22,61 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Appends the counters of all workers, in the order of their numbers, to `out` as Prometheus
     /// text.
     fn render(&self, counters: &[Self::Counters], out: &mut String);
+
+    /// Makes a config live: opens what it needs, and if that works tells every worker, whose answer
+    /// says that it is live there. `answers` has one for each worker, in order; one that is dropped
+    /// says that the worker will not have it. May take some milliseconds for large configs.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    fn apply(
+        &self,
+        loaded: &config::Loaded,
+        generation: u64,
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), Refusal>;
+
+    /// Frees what workers have given back.
+    fn tidy(&self);
+}
+
+impl<P: DataPlane> DataPlane for Arc<P> {
+    type Counters = P::Counters;
+
+    fn workers(&self) -> usize {
+        P::workers(self)
+    }
+
+    fn counters(&self, worker: usize, answer: Answer<Self::Counters>) {
+        P::counters(self, worker, answer);
+    }
+
+    fn render(&self, counters: &[Self::Counters], out: &mut String) {
+        P::render(self, counters, out);
+    }
+
+    fn apply(
+        &self,
+        loaded: &config::Loaded,
+        generation: u64,
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), Refusal> {
+        P::apply(self, loaded, generation, answers)
+    }
+
+    fn tidy(&self) {
+        P::tidy(self);
+    }
+}
+
+/// Why a valid config cannot be live on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of the key in the config that asks for what cannot be had.
+    pub path: String,
+    pub message: String,
+    /// What to do.
+    pub hint: String,
 }
 
 /// The way back to control for one answer. Dropping it says that there will be none.

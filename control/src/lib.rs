@@ -35,6 +35,7 @@ mod access_log;
 mod admin;
 mod connection;
 mod data_plane;
+mod desired;
 mod host;
 mod listen;
 mod phase;
@@ -45,7 +46,7 @@ mod state;
 mod thread;
 
 pub use access_log::{AccessLog, Output, Sink};
-pub use data_plane::{Answer, DataPlane};
+pub use data_plane::{Answer, DataPlane, Refusal};
 pub use listen::Listen;
 pub use phase::Phase;
-pub use thread::{Control, Options, Version, start};
+pub use thread::{Control, Options, Program, start};

@@ -7,17 +7,18 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::data_plane::{Answer, DataPlane};
+use crate::desired::Desired;
 use crate::phase::Phase;
-use crate::thread::Version;
+use crate::thread::Program;
 
 /// A worker that takes longer to answer is stuck: its longest turn is some milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-#[derive(Debug)]
 pub(crate) struct State<P> {
     pub(crate) plane: P,
     pub(crate) phase: watch::Receiver<Phase>,
-    pub(crate) version: Version,
+    pub(crate) program: Program,
+    pub(crate) desired: Desired,
 }
 
 /// The workers that did not answer in time, by number; never empty.
@@ -50,6 +51,16 @@ impl<P: DataPlane> State<P> {
             }
         }
         if silent.is_empty() { Ok(counters) } else { Err(Silent(silent)) }
+    }
+
+    /// Waits until every worker has answered, or for as long as one may take.
+    pub(crate) async fn acknowledged(&self, answers: Vec<oneshot::Receiver<()>>) -> usize {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        let mut acknowledged = 0;
+        for answer in answers {
+            acknowledged += usize::from(matches!(timeout_at(deadline, answer).await, Ok(Ok(()))));
+        }
+        acknowledged
     }
 
     fn ask(&self, worker: usize) -> oneshot::Receiver<P::Counters> {

@@ -1,16 +1,20 @@
 //! The thread itself: started, told of phases, ended.
 
+use std::fmt;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use config::Loaded;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::admin;
 use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
+use crate::desired::Desired;
 use crate::listen::{Bound, Listen};
 use crate::phase::Phase;
 use crate::probes;
@@ -21,18 +25,19 @@ use crate::state::State;
 pub struct Options {
     pub admin: Option<Listen>,
     pub probes: Option<Listen>,
-    pub version: Version,
+    pub program: Program,
+    /// What is read again when told so.
+    pub files: Vec<PathBuf>,
+    /// What the workers were started with, as generation 1.
+    pub loaded: Loaded,
+    /// Tells whoever started the process a fact.
+    pub say: fn(fmt::Arguments<'_>),
 }
 
-/// What `/version` says.
+/// What `/version` says of the program.
 #[derive(Clone, Debug)]
-pub struct Version {
-    /// Of the program.
+pub struct Program {
     pub version: String,
-    /// Of the plan.
-    pub generation: u64,
-    /// Of the config's text.
-    pub config_hash: String,
     /// `io_uring` or `epoll`.
     pub io_backend: String,
 }
@@ -41,6 +46,7 @@ pub struct Version {
 #[derive(Debug)]
 pub struct Control {
     phase: watch::Sender<Phase>,
+    reload: Arc<Notify>,
     admin: Option<Listen>,
     probes: Option<Listen>,
     /// Ends the thread when it is dropped.
@@ -58,15 +64,20 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();
-    let state = Arc::new(State { plane, phase: phase_seen, version: options.version });
+    let Options { program, files, loaded, say, .. } = options;
+    let desired = Desired::new(files, loaded, say);
+    let state = Arc::new(State { plane, phase: phase_seen, program, desired });
+    let reload = Arc::new(Notify::new());
+    let told = reload.clone();
     let admin_address = admin.as_ref().map(|bound| bound.address.clone());
     let probes_address = probes.as_ref().map(|bound| bound.address.clone());
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || run(&runtime, state, admin, probes, ended))?;
+        .spawn(move || run(&runtime, state, admin, probes, &told, ended))?;
     Ok(Control {
         phase,
+        reload,
         admin: admin_address,
         probes: probes_address,
         running: Some(running),
@@ -80,6 +91,7 @@ fn run<P: DataPlane>(
     state: Arc<State<P>>,
     admin: Option<Bound>,
     probes: Option<Bound>,
+    reload: &Notify,
     ended: oneshot::Receiver<()>,
 ) {
     runtime.block_on(async {
@@ -88,10 +100,20 @@ fn run<P: DataPlane>(
             tokio::spawn(connection::serve(bound.socket, admin::router(state.clone()), hosts));
         }
         if let Some(bound) = probes {
-            tokio::spawn(connection::serve(bound.socket, probes::router(state), Hosts::Any));
+            let routes = probes::router(state.clone());
+            tokio::spawn(connection::serve(bound.socket, routes, Hosts::Any));
         }
-        // An error is the drop of the sender, which means the same.
-        let _ = ended.await;
+        let reloading = async {
+            loop {
+                reload.notified().await;
+                state.reload().await;
+            }
+        };
+        tokio::select! {
+            // An error is the drop of the sender, which means the same.
+            _ = ended => {}
+            () = reloading => {}
+        }
     });
 }
 
@@ -99,6 +121,11 @@ impl Control {
     /// What `/readyz` says from now on.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Reads the files again, and makes live what is new in them. Says what came of it.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Where admin listens, with its real port.

@@ -24,7 +24,7 @@ use crate::http1::encode::{
 use crate::http1::framing::Framing;
 use crate::http1::head::{Asked, INTERIM_RESPONSES_MAX, Parsed, parse_request, parse_response};
 use crate::messages::{Request, Response};
-use crate::plan::{HttpListener, ListenerKind, Route};
+use crate::plan::{HttpListener, Listener, ListenerKind, Plan, Route};
 use crate::record::Record;
 use crate::relay::{self, Body, BodyError, INLINE_MAX, Patience, Traffic, TunnelEnd};
 use crate::replay::{Try, may_replay};
@@ -82,6 +82,9 @@ enum On {
 struct Exchange<'a> {
     worker: &'a Rc<Worker>,
     down: &'a Connection,
+    /// The one plan that the exchange sees.
+    plan: &'a Plan,
+    listener: &'a Listener,
     http: &'a HttpListener,
     record: Record,
     /// The slot's: for waits for an upstream, exchange after exchange.
@@ -103,12 +106,14 @@ async fn exchange(
     down: Rc<Connection>,
     patience: &RefCell<Option<Sleep>>,
 ) -> Next {
-    let ListenerKind::Http(http) = &worker.plan.listeners[down.listener].kind else {
-        unreachable!("exchanges are of http listeners");
-    };
+    let plan = worker.plan_of(down.listener);
+    // A listener of that name that is not an http listener any more has nothing to do with us.
+    let Some(listener) = plan.listener(down.listener) else { return Next::Close };
+    let ListenerKind::Http(http) = &listener.kind else { return Next::Close };
     let mut request = worker.requests.lease();
     let record = Record::begin(worker.reactor.now());
-    let exchange = Exchange { worker: &worker, down: &down, http, record, patience };
+    let (plan, worker, down) = (&plan, &worker, &down);
+    let exchange = Exchange { worker, down, plan, listener, http, record, patience };
     let next = match exchange.run(&mut request).await {
         Ok(next) => next,
         Err(Failure::Nothing) => return Next::Close,
@@ -116,7 +121,7 @@ async fn exchange(
             exchange.fail(&request, cause).await
         }
     };
-    exchange.record.end(&worker, &down, &request);
+    exchange.record.end(worker, plan, listener, down, &request);
     next
 }
 
@@ -167,7 +172,7 @@ impl Exchange<'_> {
 
     /// Reads the request's head, and gives what follows it back to the connection.
     async fn receive_request(&self, request: &mut Request) -> Result<(), Failure> {
-        let timeouts = &self.worker.plan.listeners[self.down.listener].timeouts;
+        let timeouts = &self.listener.timeouts;
         let deadline = deadline(self.worker.reactor.now(), timeouts.head);
         // Of a head that comes in pieces.
         let mut charge = None;
@@ -224,7 +229,7 @@ impl Exchange<'_> {
         let found = found.map(|id| id.0 as usize);
         self.record.route.set(found);
         match found {
-            Some(index) => Ok(&self.worker.plan.routes[index]),
+            Some(index) => Ok(&self.plan.routes[index]),
             None if head.method == Method::Connect => {
                 Err(Failure::Because(Cause::ConnectNotAllowed))
             }
@@ -263,7 +268,7 @@ impl Exchange<'_> {
             .then(|| self.record.request_id.get(|| self.worker.reactor.random()));
         // RFC 9112 §3.2: HTTP/1.1 has a Host; what HTTP/1.0 left out, the endpoint is called.
         let nameless = request.head.host(&request.bytes).is_empty();
-        let endpoint = &self.worker.plan.services[attempt.service].endpoints[attempt.endpoint];
+        let endpoint = &attempt.replica.endpoint;
         let forward = Forward {
             client_ip: peer.filter(|_| forwarded.x_forwarded_for).map(|p| p.text.as_bytes()),
             proto: forwarded.x_forwarded_proto.then_some(Proto::Http),
@@ -279,8 +284,9 @@ impl Exchange<'_> {
 
     /// Gets a connection and begins to send the request on it.
     async fn send(&self, request: &Request, route: &Route, on: On) -> Result<Sent, Failure> {
-        let attempt = Attempt::begin(self.worker, route.service).map_err(Failure::Because)?;
-        self.record.attempt(attempt.endpoint);
+        let attempt = Attempt::begin(self.worker, &self.plan.services[route.service])
+            .map_err(Failure::Because)?;
+        self.record.attempt(attempt.replica.clone());
         // What cannot be sent twice does not go onto a connection that has just ended.
         let certain = !request.head.method.is_idempotent() || !self.record.is_whole.get();
         let pooled = match on {
@@ -342,7 +348,7 @@ impl Exchange<'_> {
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
     ) -> Result<(), Failure> {
-        let timeouts = &self.worker.plan.listeners[self.down.listener].timeouts;
+        let timeouts = &self.listener.timeouts;
         let mut body = Body {
             reactor: &self.worker.reactor,
             from: &self.down.stream,
@@ -419,7 +425,7 @@ impl Exchange<'_> {
         let keep_alive = request.head.keep_alive()
             && uploaded.get().is_some()
             && framing != Framing::UntilClose
-            && !self.worker.is_draining();
+            && !self.worker.is_leaving(self.down.listener);
         let respond = Respond { client, keep_alive, framing, ..self.respond_with() };
         encode_response(&mut out, &response.head, &response.bytes, &respond);
         let mut body = BodyReader::new(response.head.framing, emit);
@@ -582,7 +588,7 @@ impl Exchange<'_> {
         route: &Route,
         sent: &Sent,
     ) -> Result<(), Failure> {
-        let timeouts = &self.worker.plan.listeners[self.down.listener].timeouts;
+        let timeouts = &self.listener.timeouts;
         let before = self.record.bytes_out.get();
         self.record.streams();
         let mut body = Body {
@@ -619,8 +625,9 @@ impl Exchange<'_> {
 
     /// CONNECT: a tunnel to the route's service, whatever address the client named.
     async fn connect(&self, route: &Route) -> Result<Next, Failure> {
-        let attempt = Attempt::begin(self.worker, route.service).map_err(Failure::Because)?;
-        self.record.attempt(attempt.endpoint);
+        let attempt = Attempt::begin(self.worker, &self.plan.services[route.service])
+            .map_err(Failure::Because)?;
+        self.record.attempt(attempt.replica.clone());
         let upstream = self.dial(&attempt).await?;
         let established = b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec();
         self.tunnel(&upstream, 200, established, route).await
@@ -661,7 +668,7 @@ impl Exchange<'_> {
         if !self.down.stream.is_sending() {
             return Ok(());
         }
-        let timeouts = &self.worker.plan.listeners[self.down.listener].timeouts;
+        let timeouts = &self.listener.timeouts;
         let deadline = deadline(self.worker.reactor.now(), timeouts.write);
         match self.worker.reactor.timeout_at(deadline, self.down.stream.sent()).await {
             None => Err(Failure::Because(Cause::WriteTimeout)),
@@ -768,14 +775,14 @@ impl Exchange<'_> {
             && request.head.method != Method::Connect
             && request.head.keep_alive()
             && !matches!(cause, Cause::BadRequest(_))
-            && !self.worker.is_draining();
+            && !self.worker.is_leaving(self.down.listener);
         let mut out = self.worker.reactor.take_vec();
         encode_own_response(
             &mut out,
             &OwnResponse {
                 cause,
                 expose: self.http.expose,
-                node_id: self.worker.plan.node_id.as_bytes(),
+                node_id: self.plan.node_id.as_bytes(),
                 client: request.head.version,
                 keep_alive,
                 head_request: request.head.method == Method::Head,

@@ -2,12 +2,19 @@
 //!
 //! A plan is immutable. An exchange sees one plan from start to end; a worker reads it without a
 //! lock. This is the one place where config becomes the types of the other crates.
+//!
+//! What a new config leaves as it was is shared with the plan before: the same `Arc`, so that a
+//! worker sees by its address that there is nothing to do.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use balancer::Policy;
+use crossbeam_utils::CachePadded;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use reactor::Address;
 
 use crate::http1::encode::Expose;
@@ -21,8 +28,9 @@ use crate::telemetry::names::{ListenerId, Names, RouteId, ServiceId};
 const ROUTER_SEED: u64 = 0x726f_7574_6573;
 
 /// The compiled, immutable form of a config.
+#[derive(Clone)]
 pub struct Plan {
-    /// Counts the plans of this process, from 1.
+    /// Counts the configs of this process, from 1. New endpoints make no generation.
     pub generation: u64,
     /// Of the config's text.
     pub hash: String,
@@ -33,13 +41,15 @@ pub struct Plan {
     /// `node.zone`.
     pub node_zone: Option<Box<str>>,
     /// By the indices that the config gave them.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<Arc<Listener>>,
+    /// Where in `listeners` each number's listener is.
+    places: HashMap<ListenerId, usize, FixedState>,
     /// By the indices that the config gave them.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// By [`route::RouteId`].
-    pub routes: Vec<Route>,
+    pub routes: Arc<[Route]>,
     /// What the numbers in counters stand for.
-    pub names: Names,
+    pub names: Arc<Names>,
     /// How a drain goes.
     pub shutdown: config::Shutdown,
     /// Of the process.
@@ -55,6 +65,8 @@ pub struct Listener {
     pub timeouts: config::ListenerTimeouts,
     /// Connections that this listener serves at a time, over all workers.
     pub connections: Option<usize>,
+    /// How many it serves, over all workers and plans.
+    pub served: Arc<CachePadded<AtomicUsize>>,
 }
 
 /// What is spoken on a listener.
@@ -88,16 +100,18 @@ pub struct Route {
 }
 
 /// A named set of replicas.
+#[derive(Clone, PartialEq)]
 pub struct Service {
     pub name: Box<str>,
     pub id: ServiceId,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     pub policy: Policy,
     pub pool: config::Pool,
     pub connect_timeout: Duration,
 }
 
 /// One replica.
+#[derive(Clone, PartialEq)]
 pub struct Endpoint {
     pub address: Address,
     /// As the `host` of requests without one says it.
@@ -108,19 +122,33 @@ pub struct Endpoint {
 }
 
 impl Plan {
-    /// Compiles a checked config. `names` carries the numbers of earlier plans on.
+    /// Compiles a checked config. `before` is the plan that it follows: numbers of names go on, and
+    /// what is the same is shared.
     pub fn compile(
         config: &config::Config,
         hash: &str,
         generation: u64,
-        mut names: Names,
+        before: Option<&Plan>,
     ) -> Arc<Plan> {
+        let mut names = before.map_or_else(Names::default, |plan| Names::clone(&plan.names));
+        let served = |id| before.and_then(|plan| plan.listener(id)).map(|old| old.served.clone());
         let listeners = config.listeners.iter().enumerate();
-        let listeners = listeners
-            .map(|(index, listener)| compile_listener(config, index, listener, &mut names))
-            .collect();
-        let services =
-            config.services.iter().map(|service| compile_service(service, &mut names)).collect();
+        let listeners = listeners.map(|(index, listener)| {
+            let id = names.listener(listener.name.as_str());
+            let served = served(id).unwrap_or_default();
+            Arc::new(compile_listener(config, index, listener, id, served))
+        });
+        let listeners: Vec<_> = listeners.collect();
+        let known = before.map(|plan| &plan.services[..]).unwrap_or_default().iter();
+        let known: HashMap<&str, &Arc<Service>> = known.map(|old| (&*old.name, old)).collect();
+        let services = config.services.iter().map(|service| {
+            let service = compile_service(service, &mut names);
+            match known.get(&*service.name) {
+                Some(old) if ***old == service => Arc::clone(old),
+                _ => Arc::new(service),
+            }
+        });
+        let services = services.collect();
         let routes = config.routes.iter().map(|route| compile_route(route, &mut names)).collect();
         let node_id = config.node.id.clone().unwrap_or_else(host_name);
         Arc::new(Plan {
@@ -129,10 +157,11 @@ impl Plan {
             node_id: node_id.as_str().into(),
             node_service: config.node.service.as_deref().map(Into::into),
             node_zone: config.node.zone.as_deref().map(Into::into),
+            places: listeners.iter().map(|listener| listener.id).zip(0..).collect(),
             listeners,
             services,
             routes,
-            names,
+            names: Arc::new(names),
             shutdown: config.shutdown.clone(),
             limits: config.limits.clone(),
         })
@@ -140,6 +169,21 @@ impl Plan {
 }
 
 impl Plan {
+    /// The same plan with other endpoints of one service, by its index.
+    pub fn with_endpoints(&self, service: usize, endpoints: &[config::Endpoint]) -> Arc<Plan> {
+        let mut plan = self.clone();
+        let endpoints = endpoints.iter().map(|endpoint| Arc::new(compile_endpoint(endpoint)));
+        let changed =
+            Service { endpoints: endpoints.collect(), ..(*plan.services[service]).clone() };
+        plan.services[service] = Arc::new(changed);
+        Arc::new(plan)
+    }
+
+    /// The listener with this number, if this plan has it.
+    pub fn listener(&self, id: ListenerId) -> Option<&Arc<Listener>> {
+        self.places.get(&id).map(|place| &self.listeners[*place])
+    }
+
     /// How much may arrive on one stream before it is taken, in bytes. An exchange has two streams,
     /// and what arrived on each may be on its way out of the other too.
     pub fn stream_buffer(&self) -> u32 {
@@ -158,7 +202,8 @@ fn compile_listener(
     config: &config::Config,
     index: usize,
     listener: &config::Listener,
-    names: &mut Names,
+    id: ListenerId,
+    served: Arc<CachePadded<AtomicUsize>>,
 ) -> Listener {
     let kind = match &listener.kind {
         config::ListenerKind::Http(http) => {
@@ -170,11 +215,12 @@ fn compile_listener(
     };
     Listener {
         name: listener.name.as_str().into(),
-        id: names.listener(listener.name.as_str()),
+        id,
         address: address(&listener.address),
         kind,
-        timeouts: listener.timeouts.clone(),
+        timeouts: listener.timeouts,
         connections: listener.limits.connections.map(|limit| limit.get()),
+        served,
     }
 }
 
@@ -244,15 +290,7 @@ fn compile_route(route: &config::Route, names: &mut Names) -> Route {
 }
 
 fn compile_service(service: &config::Service, names: &mut Names) -> Service {
-    let endpoints = service.endpoints.iter().map(|endpoint| Endpoint {
-        address: address(&endpoint.address),
-        text: match &endpoint.address {
-            config::Address::Ip(ip) => ip.to_string().into(),
-            config::Address::Unix(_) | config::Address::Abstract(_) => "localhost".into(),
-        },
-        name: endpoint.address.to_string().into(),
-        weight: endpoint.weight,
-    });
+    let endpoints = service.endpoints.iter().map(|endpoint| Arc::new(compile_endpoint(endpoint)));
     Service {
         name: service.name.as_str().into(),
         id: names.service(service.name.as_str()),
@@ -263,6 +301,18 @@ fn compile_service(service: &config::Service, names: &mut Names) -> Service {
         },
         pool: service.pool.clone(),
         connect_timeout: service.connect_timeout,
+    }
+}
+
+fn compile_endpoint(endpoint: &config::Endpoint) -> Endpoint {
+    Endpoint {
+        address: address(&endpoint.address),
+        text: match &endpoint.address {
+            config::Address::Ip(ip) => ip.to_string().into(),
+            config::Address::Unix(_) | config::Address::Abstract(_) => "localhost".into(),
+        },
+        name: endpoint.address.to_string().into(),
+        weight: endpoint.weight,
     }
 }
 

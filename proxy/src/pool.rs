@@ -66,6 +66,11 @@ impl<T> IdlePool<T> {
         IdlePool { idle: Vec::new(), limits, patience: Patience::default() }
     }
 
+    /// What it may hold from now on; what is idle by then stays as long as it was promised.
+    pub fn set_limits(&mut self, limits: PoolLimits) {
+        self.limits = limits;
+    }
+
     /// How many connections are idle.
     pub fn len(&self) -> usize {
         self.idle.len()

@@ -1,6 +1,7 @@
 //! What is remembered of an exchange while it runs, and written down once, at its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use reactor::Instant;
@@ -8,9 +9,11 @@ use reactor::Instant;
 use crate::downstream::connection::Connection;
 use crate::error::Cause;
 use crate::messages::Request;
+use crate::plan::{Listener, Plan};
 use crate::request_id::RequestId;
 use crate::telemetry::access::Access;
 use crate::telemetry::counters::{self, Direction};
+use crate::upstream::Replica;
 use crate::worker::Worker;
 
 /// The state of one exchange that is of no consequence for its course.
@@ -21,7 +24,7 @@ pub struct Record {
     pub is_whole: Cell<bool>,
     /// By the plan's index.
     pub route: Cell<Option<usize>>,
-    endpoint: Cell<usize>,
+    endpoint: RefCell<Option<Rc<Replica>>>,
     attempts: Cell<u32>,
     pub request_id: RequestId,
     /// What the client was told; 0 until then.
@@ -52,7 +55,7 @@ impl Record {
             has_head: Cell::new(false),
             is_whole: Cell::new(false),
             route: Cell::new(None),
-            endpoint: Cell::new(0),
+            endpoint: RefCell::new(None),
             attempts: Cell::new(0),
             request_id: RequestId::default(),
             status: Cell::new(0),
@@ -92,8 +95,8 @@ impl Record {
     }
 
     /// An endpoint is tried.
-    pub fn attempt(&self, endpoint: usize) {
-        self.endpoint.set(endpoint);
+    pub fn attempt(&self, endpoint: Rc<Replica>) {
+        self.endpoint.replace(Some(endpoint));
         self.attempts.set(self.attempts.get() + 1);
     }
 
@@ -131,10 +134,15 @@ impl Record {
         self.first_byte.set(Some(now));
     }
 
-    /// Writes it down.
-    pub fn end(&self, worker: &Worker, down: &Connection, request: &Request) {
-        let plan = &worker.plan;
-        let listener = &plan.listeners[down.listener];
+    /// Writes it down. `plan` is the exchange's, and has its listener.
+    pub fn end(
+        &self,
+        worker: &Worker,
+        plan: &Plan,
+        listener: &Listener,
+        down: &Connection,
+        request: &Request,
+    ) {
         let route = self.route.get().map(|index| &plan.routes[index]);
         let service = route.map(|route| &plan.services[route.service]);
         let service = service.filter(|_| self.attempts.get() > 0);
@@ -157,7 +165,8 @@ impl Record {
             return;
         }
         let has_head = self.has_head.get();
-        let endpoint = service.and_then(|service| service.endpoints.get(self.endpoint.get()));
+        let endpoint = self.endpoint.borrow();
+        let endpoint = endpoint.as_ref().map(|replica| &replica.endpoint);
         let trust = down.peer.as_ref().is_some_and(|peer| peer.is_trusted);
         let made = self.request_id.text();
         let made = made.as_ref().map_or(&b""[..], |id| &id[..]);

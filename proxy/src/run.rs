@@ -11,18 +11,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use config::{Config, Io, Loaded, LogOutput};
-use control::{AccessLog, Answer, Control, DataPlane, Listen, Phase};
+use control::{AccessLog, Control, Listen, Phase};
 use crossbeam_utils::CachePadded;
-use reactor::{Backend, BufferOptions, ListenSocket, Sender, Signal, Signals};
+use reactor::{Backend, BufferOptions, Sender, Signal, Signals};
 
 use crate::cpus::{Cpus, Placement};
-use crate::plan::Plan;
+use crate::plan::{Listener, Plan};
+use crate::plane::{Open, Plane, bind_hint};
 use crate::say::say;
-use crate::socket_file::SocketFile;
 use crate::telemetry::access::AccessRecord;
-use crate::telemetry::counters::Counters;
-use crate::telemetry::names::Names;
-use crate::telemetry::prometheus::{self, Facts};
 use crate::worker::{self, AccessSink, Command, Crew, Setup};
 
 /// Commands that wait for a worker before more are refused.
@@ -63,16 +60,7 @@ impl fmt::Display for StartError {
             }
             StartError::Config(unreadable) => unreadable.fmt(f),
             StartError::Bind { listener, address, error } => {
-                let hint = match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        "another process listens there; `ss -ltnp` tells which"
-                    }
-                    io::ErrorKind::PermissionDenied => {
-                        "ports below 1024 need the capability NET_BIND_SERVICE"
-                    }
-                    io::ErrorKind::AddrNotAvailable => "the address is not of this machine",
-                    _ => "check the listener's `address`",
-                };
+                let hint = bind_hint(error.kind());
                 write!(f, "listener {listener}: cannot listen on {address}: {error}; {hint}")
             }
             StartError::IoUring(error) => {
@@ -132,14 +120,11 @@ fn listen_to(signals: Signals) -> mpsc::Receiver<Signal> {
 
 /// A running data plane.
 pub struct Process {
-    plan: Arc<Plan>,
+    plane: Arc<Plane>,
     control: Control,
     workers: Vec<JoinHandle<()>>,
     mailboxes: Vec<Sender<Command>>,
     access: Option<Arc<AccessLog>>,
-    listeners: Vec<ListenSocket>,
-    /// Removed when the process ends, however it comes to that.
-    socket_files: Vec<SocketFile>,
     /// When the drain began.
     draining: Option<Instant>,
 }
@@ -153,42 +138,45 @@ impl Process {
     ) -> Result<Process, StartError> {
         // Refused in some sandboxes: then memory is coarser, and nothing else is.
         let _ = reactor::refuse_huge_pages();
-        let Loaded { mut config, hash, .. } = loaded;
-        config.limits.connections = affordable(config.limits.connections)?;
-        let plan = Plan::compile(&config, &hash, 1, Names::default());
+        let config = &loaded.config;
+        let connections_max = affordable(config.limits.connections)?.get();
+        let plan = Plan::compile(config, &loaded.hash, 1, None);
         let workers = overrides.workers.map_or(config.workers, config::Workers::Count);
         let placement = Cpus::detect().place(workers, config.pin);
         let io = overrides.io.unwrap_or(config.io);
         let start = |backend| start_loops(backend, &placement);
         let (io, loops) = choose_io(io, reactor::probe_io_uring, start)?;
-        announce(&config, &plan, files, &placement, &io);
+        announce(config, connections_max, &plan, files, &placement, &io);
 
-        let listeners = plan.listeners.iter().map(|listener| {
-            ListenSocket::bind(&listener.address).map_err(|error| StartError::Bind {
+        let open = |listener: &Arc<Listener>| {
+            Open::bind(listener).map_err(|error| StartError::Bind {
                 listener: listener.name.to_string(),
                 address: listener.address.to_string(),
                 error,
             })
-        });
-        let listeners: Vec<ListenSocket> = listeners.collect::<Result<_, _>>()?;
-        let paths = plan.listeners.iter().filter_map(|listener| match &listener.address {
-            reactor::Address::Unix(path) => Some(SocketFile::of(path)),
-            reactor::Address::Ip(_) | reactor::Address::Abstract(_) => None,
-        });
-        let socket_files = paths.collect();
-        let (access, sinks) = open_access_log(&config, placement.workers)?;
+        };
+        let sockets: Vec<Open> = plan.listeners.iter().map(open).collect::<Result<_, _>>()?;
+        let (access, sinks) = open_access_log(config, placement.workers)?;
         let access = access.map(Arc::new);
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..placement.workers).map(|_| reactor::mailbox(MAILBOX)).unzip();
-        let control = start_control(&config, overrides, &plan, &io, &mailboxes, access.clone())?;
+        let (home, returned) = mpsc::channel();
+        let plane = Arc::new(Plane::new(
+            plan.clone(),
+            sockets.clone(),
+            mailboxes.clone(),
+            returned,
+            (io.backend.name(), io.reason.clone()),
+            access.clone(),
+        ));
+        let control = start_control(&loaded, files, overrides, &plane, &io)?;
 
         let crew = Arc::new(Crew {
             memory: reactor::Budget::new(plan.limits.memory),
             load: (0..placement.workers).map(|_| CachePadded::default()).collect(),
             mailboxes: mailboxes.clone(),
-            connections_max: config.limits.connections.get(),
-            listeners: listeners.iter().map(|_| CachePadded::default()).collect(),
-            accepting: AtomicUsize::new(listeners.len() * placement.workers),
+            connections_max,
+            accepting: AtomicUsize::new(0),
         });
         let mut workers = Vec::new();
         for (index, (worker, (mailbox, access))) in
@@ -197,17 +185,18 @@ impl Process {
             let setup = Setup {
                 index,
                 plan: plan.clone(),
+                home: home.clone(),
                 crew: crew.clone(),
                 mailbox,
-                listeners: listeners.clone(),
+                listeners: sockets.iter().map(|open| open.socket.clone()).collect(),
                 access,
             };
             // One that has panicked by now is noticed as any other.
             let _ = worker.setup.send(setup);
             workers.push(worker.thread);
         }
-        for (listener, socket) in plan.listeners.iter().zip(&listeners) {
-            say(format_args!("listener {}: {}", listener.name, socket.address()));
+        for (listener, open) in plan.listeners.iter().zip(&sockets) {
+            say(format_args!("listener {}: {}", listener.name, open.socket.address()));
         }
         if let Some(address) = control.admin_address() {
             say(format_args!("admin: {address}"));
@@ -217,22 +206,12 @@ impl Process {
         }
         control.set_phase(Phase::Ready);
         say(format_args!("ready"));
-        Ok(Process {
-            plan,
-            control,
-            workers,
-            mailboxes,
-            access,
-            listeners,
-            socket_files,
-            draining: None,
-        })
+        Ok(Process { plane, control, workers, mailboxes, access, draining: None })
     }
 
     /// Where a listener listens, with its real port.
-    pub fn address(&self, listener: &str) -> Option<&reactor::Address> {
-        let index = self.plan.listeners.iter().position(|known| &*known.name == listener)?;
-        self.listeners.get(index).map(|socket| socket.address())
+    pub fn address(&self, listener: &str) -> Option<reactor::Address> {
+        self.plane.address(listener)
     }
 
     /// Where the probes are served, if they are, over TCP.
@@ -248,9 +227,7 @@ impl Process {
         match signal {
             Signal::Terminate => {}
             Signal::User1 => self.reopen_logs(),
-            Signal::Hangup => {
-                say(format_args!("SIGHUP: reloading the config is not supported yet; restart"));
-            }
+            Signal::Hangup => self.control.reload(),
             Signal::User2 => {
                 say(format_args!("SIGUSR2: upgrading the binary is not supported yet; restart"));
             }
@@ -267,7 +244,7 @@ impl Process {
     pub fn drain(&mut self) {
         self.draining = Some(Instant::now());
         self.control.set_phase(Phase::Draining);
-        self.listeners.clear();
+        self.plane.close();
         self.tell(|| Command::Drain);
         // Who reads this finds it true: of the probes, and of every answer from now on.
         say(format_args!("draining"));
@@ -297,8 +274,9 @@ impl Process {
         for worker in self.workers {
             let _ = worker.join();
         }
-        drop(self.socket_files);
         self.control.shutdown();
+        // The data plane and its log end with who asks them.
+        drop(self.plane);
         if let Some(access) = self.access.and_then(Arc::into_inner) {
             access.shutdown();
         }
@@ -407,37 +385,28 @@ fn open_access_log(
 }
 
 fn start_control(
-    config: &Config,
+    loaded: &Loaded,
+    files: &[PathBuf],
     overrides: &Overrides,
-    plan: &Arc<Plan>,
+    plane: &Arc<Plane>,
     io: &ChosenIo,
-    mailboxes: &[Sender<Command>],
-    access: Option<Arc<AccessLog>>,
 ) -> Result<Control, StartError> {
+    let config = &loaded.config;
     let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
     let admin = admin.map(listen).transpose()?;
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
     let options = control::Options {
         admin,
         probes,
-        version: control::Version {
+        program: control::Program {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: plan.generation,
-            config_hash: plan.hash.clone(),
             io_backend: io.backend.name().to_owned(),
         },
+        files: files.to_vec(),
+        loaded: loaded.clone(),
+        say,
     };
-    let plane = Plane {
-        plan: plan.clone(),
-        mailboxes: mailboxes.to_vec(),
-        applied_at_s: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64()),
-        io_backend: io.backend.name(),
-        io_reason: io.reason.clone(),
-        access,
-    };
-    control::start(options, plane).map_err(StartError::Control)
+    control::start(options, plane.clone()).map_err(StartError::Control)
 }
 
 fn listen(address: &config::Address) -> Result<Listen, StartError> {
@@ -451,50 +420,15 @@ fn listen(address: &config::Address) -> Result<Listen, StartError> {
     }
 }
 
-/// What control asks the data plane for.
-struct Plane {
-    plan: Arc<Plan>,
-    mailboxes: Vec<Sender<Command>>,
-    applied_at_s: f64,
-    io_backend: &'static str,
-    io_reason: String,
-    access: Option<Arc<AccessLog>>,
-}
-
-impl DataPlane for Plane {
-    type Counters = Counters;
-
-    fn workers(&self) -> usize {
-        self.mailboxes.len()
-    }
-
-    fn counters(&self, worker: usize, answer: Answer<Counters>) {
-        // A full mailbox drops the question, which counts as silence.
-        let _ = self.mailboxes[worker].send(Command::Snapshot(answer));
-    }
-
-    fn render(&self, counters: &[Counters], out: &mut String) {
-        let services = self.plan.services.iter();
-        let facts = Facts {
-            version: env!("CARGO_PKG_VERSION"),
-            node: prometheus::Node {
-                id: &self.plan.node_id,
-                service: self.plan.node_service.as_deref().unwrap_or_default(),
-                zone: self.plan.node_zone.as_deref().unwrap_or_default(),
-            },
-            generation: self.plan.generation,
-            applied_at_s: self.applied_at_s,
-            io_backend: self.io_backend,
-            io_reason: &self.io_reason,
-            access_log_dropped: self.access.as_ref().map(|access| access.dropped()),
-            endpoints: services.map(|s| (&*s.name, s.endpoints.len())).collect(),
-        };
-        prometheus::render(out, &self.plan.names, counters, &facts);
-    }
-}
-
 /// One line per fact.
-fn announce(config: &Config, plan: &Plan, files: &[PathBuf], placement: &Placement, io: &ChosenIo) {
+fn announce(
+    config: &Config,
+    connections_max: usize,
+    plan: &Plan,
+    files: &[PathBuf],
+    placement: &Placement,
+    io: &ChosenIo,
+) {
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     let cores = match &placement.cores {
         Some(cores) => format!("pinned to cores {cores:?}"),
@@ -512,7 +446,7 @@ fn announce(config: &Config, plan: &Plan, files: &[PathBuf], placement: &Placeme
     say(format_args!("io {} ({})", io.backend.name(), io.reason));
     say(format_args!(
         "memory: connections {} x up to {} bytes each, bounded by limits.memory {} bytes",
-        config.limits.connections, config.limits.connection_buffer, config.limits.memory
+        connections_max, config.limits.connection_buffer, config.limits.memory
     ));
 }
 

@@ -20,12 +20,14 @@ use crate::downstream::connection::Connection;
 use crate::downstream::tcp::Tunnelled;
 use crate::error::{Cause, Shortage};
 use crate::exchange;
+use crate::live_plan::LivePlan;
 use crate::messages::{Request, Response};
-use crate::plan::{ListenerKind, Plan};
+use crate::plan::{self, ListenerKind, Plan};
 use crate::say::say_aside;
 use crate::spare::{Slots, Spare};
 use crate::telemetry::access::{Access, AccessRecord};
 use crate::telemetry::counters::Counters;
+use crate::telemetry::names::ListenerId;
 use crate::upstream::Upstreams;
 
 new_key_type! {
@@ -44,13 +46,19 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How long connections that were cut at the deadline may take to notice, to say so, and to write
 /// their record.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How often the connections of a listener that is gone are looked after, and how long at least:
+/// another worker may still hand one over.
+const RETIRE_LOOK: Duration = Duration::from_millis(50);
+const RETIRE_MIN: Duration = Duration::from_secs(1);
 /// How often the loop's lag is measured.
 const LAG_PROBE: Duration = Duration::from_millis(100);
 
 /// What other threads ask of a worker.
 pub enum Command {
     /// Serve this connection, which another worker accepted.
-    Serve { listener: usize, accepted: Accepted },
+    Serve { listener: ListenerId, accepted: Accepted },
+    /// Take this plan into use, with its listeners' sockets, and say so.
+    Apply { plan: Arc<Plan>, listeners: Vec<ListenSocket>, done: Box<dyn FnOnce() + Send> },
     /// Give a copy of the counters.
     Snapshot(control::Answer<Counters>),
     /// Finish what is begun and end.
@@ -68,8 +76,6 @@ pub struct Crew {
     pub mailboxes: Vec<Sender<Command>>,
     /// Connections that the process serves at a time.
     pub connections_max: usize,
-    /// Per listener, how many it serves.
-    pub listeners: Vec<CachePadded<AtomicUsize>>,
     /// How many workers may still accept, each counted once per listener.
     pub accepting: AtomicUsize,
 }
@@ -97,7 +103,13 @@ impl Crew {
 /// A worker's state, shared by its tasks.
 pub struct Worker {
     pub reactor: Reactor,
-    pub plan: Arc<Plan>,
+    plan: RefCell<LivePlan>,
+    /// Listeners that the newest plan does not have and that still have connections, each with the
+    /// last plan that had it.
+    retired: RefCell<Vec<(ListenerId, LivePlan)>>,
+    /// Where plans go that are out of use.
+    home: mpsc::Sender<Arc<Plan>>,
+    accepting: RefCell<Vec<Accepting>>,
     pub upstreams: Upstreams,
     pub counters: RefCell<Counters>,
     /// Memory of heads, used again.
@@ -112,6 +124,18 @@ pub struct Worker {
     overloaded: Cell<Option<Instant>>,
 }
 
+/// A socket that is accepted from.
+struct Accepting {
+    /// A new plan may call it otherwise.
+    listener: Rc<Cell<ListenerId>>,
+    socket: ListenSocket,
+    /// Dropping it ends the accepting.
+    _stop: Sender<()>,
+}
+
+/// What begins to serve a connection.
+type Start = Rc<dyn Fn(ListenerId, Accepted)>;
+
 /// Where access records go.
 pub struct AccessSink {
     pub sink: control::Sink<AccessRecord>,
@@ -123,6 +147,8 @@ pub struct AccessSink {
 pub struct Setup {
     pub index: usize,
     pub plan: Arc<Plan>,
+    /// Where plans go that are out of use.
+    pub home: mpsc::Sender<Arc<Plan>>,
     pub crew: Arc<Crew>,
     pub mailbox: Receiver<Command>,
     /// By the plan's listener indices.
@@ -132,13 +158,15 @@ pub struct Setup {
 
 /// Serves until told to drain, and then until that is done.
 pub async fn serve(reactor: Reactor, setup: Setup) {
-    let Setup { index, plan, crew, mut mailbox, listeners, access } = setup;
-    let upstreams = Upstreams::new(&reactor, &plan);
+    let Setup { index, plan, home, crew, mut mailbox, listeners, access } = setup;
     reactor.share_memory(crew.memory.clone());
     let worker = Rc::new(Worker {
         reactor: reactor.clone(),
-        plan,
-        upstreams,
+        plan: RefCell::new(LivePlan::new(plan, home.clone())),
+        retired: RefCell::default(),
+        home,
+        accepting: RefCell::default(),
+        upstreams: Upstreams::default(),
         counters: RefCell::new(Counters::new()),
         requests: Spare::default(),
         responses: Spare::default(),
@@ -149,46 +177,42 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         access: access.map(RefCell::new),
         overloaded: Cell::new(None),
     });
-    let start: Rc<dyn Fn(usize, Accepted)> = {
+    let start: Start = {
         let (worker, slots) = (worker.clone(), Rc::new(Slots::new(exchange::exchanges)));
         Rc::new(move |listener, accepted| {
-            let connection = worker.admit(listener, accepted);
+            let plan = worker.plan_of(listener);
+            let Some(connection) = worker.admit(&plan, listener, accepted) else { return };
             let (worker, slots) = (worker.clone(), slots.clone());
-            match &worker.plan.listeners[listener].kind {
-                ListenerKind::Http(_) => {
+            match plan.listener(listener).map(|listener| &listener.kind) {
+                Some(ListenerKind::Http(_)) => {
                     let serving = downstream::connection::serve(worker.clone(), connection, slots);
                     worker.reactor.spawn(serving);
                 }
-                ListenerKind::Tcp(tcp) => {
-                    let (service, idle) = (tcp.service, tcp.idle_timeout);
+                Some(ListenerKind::Tcp(tcp)) => {
+                    let (service, idle) = (plan.services[tcp.service].clone(), tcp.idle_timeout);
                     let serving = downstream::tcp::serve(worker.clone(), connection, service, idle);
                     worker.reactor.spawn(serving);
                 }
+                None => {}
             }
         })
     };
-    let mut stops = Vec::new();
-    for (listener, socket) in listeners.into_iter().enumerate() {
-        let (stop, stopped) = reactor::mailbox(1);
-        stops.push(stop);
-        let accept = accept(worker.clone(), listener, socket, stopped, start.clone());
-        let crew = worker.crew.clone();
-        reactor.spawn(async move {
-            accept.await;
-            crew.accepting.fetch_sub(1, Ordering::Release);
-        });
-    }
+    worker.accept_from(listeners, &start);
     let serving = async {
         while let Some(command) = mailbox.recv().await {
             match command {
                 Command::Serve { listener, accepted } => start(listener, accepted),
+                Command::Apply { plan, listeners, done } => {
+                    worker.apply(plan, listeners, &start);
+                    done();
+                }
                 Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
                 Command::Drain => break,
                 // Nothing is drained yet.
                 Command::Hurry => {}
             }
         }
-        worker.drain(&mut mailbox, stops, &*start).await;
+        worker.drain(&mut mailbox, &*start).await;
     };
     // What has no end of its own ends with the serving.
     race(serving, both(measure_lag(&worker), sweep(&worker))).await;
@@ -198,21 +222,23 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
 /// fewest.
 async fn accept(
     worker: Rc<Worker>,
-    listener: usize,
+    listener: Rc<Cell<ListenerId>>,
     socket: ListenSocket,
     mut stopped: Receiver<()>,
-    start: Rc<dyn Fn(usize, Accepted)>,
+    start: Start,
 ) {
     let mut accepting = Listener::new(&worker.reactor, socket);
     let mut failed = None;
     loop {
         match race(accepting.accept(), stopped.recv()).await {
-            Either::First(Ok(Some(accepted))) => worker.hand_over(listener, accepted, &*start),
+            Either::First(Ok(Some(accepted))) => {
+                worker.hand_over(listener.get(), accepted, &*start)
+            }
             Either::First(Ok(None)) => return,
             Either::First(Err(error)) => {
                 let now = worker.reactor.now();
                 if failed.replace(now).is_none_or(|last| now >= last + QUIET) {
-                    worker.complain(listener, error);
+                    worker.complain(listener.get(), error);
                 }
                 worker.reactor.sleep(ACCEPT_PAUSE).await;
             }
@@ -222,22 +248,116 @@ async fn accept(
     // Whoever has connected is served, and told to go elsewhere next time.
     accepting.stop();
     while let Ok(Some(accepted)) = accepting.accept().await {
-        worker.hand_over(listener, accepted, &*start);
+        worker.hand_over(listener.get(), accepted, &*start);
     }
     // Who was connecting has connected.
     worker.reactor.sleep(DRAIN_LOOK).await;
     // All who waited then; those who connect all the while would keep us here for ever.
     for _ in 0..BACKLOG {
         let Some(accepted) = accepting.sweep() else { break };
-        worker.hand_over(listener, accepted, &*start);
+        worker.hand_over(listener.get(), accepted, &*start);
         worker.reactor.yield_now().await;
     }
 }
 
 impl Worker {
-    /// Whether the process is going down: nobody is invited to stay.
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
+    /// The newest plan.
+    pub fn plan(&self) -> LivePlan {
+        self.plan.borrow().clone()
+    }
+
+    /// The newest plan that has this listener.
+    pub fn plan_of(&self, listener: ListenerId) -> LivePlan {
+        let newest = self.plan.borrow();
+        if newest.listener(listener).is_none()
+            && let Some((_, plan)) = self.retired.borrow().iter().find(|(id, _)| *id == listener)
+        {
+            return plan.clone();
+        }
+        newest.clone()
+    }
+
+    /// Whether nobody on this listener is invited to stay: the process is going down, or the listener
+    /// is gone.
+    pub fn is_leaving(&self, listener: ListenerId) -> bool {
+        self.draining.get() || self.plan.borrow().listener(listener).is_none()
+    }
+
+    /// Takes a plan into use. Touches only what it changed: sockets, pools and connections of what
+    /// stays are left as they are.
+    fn apply(self: &Rc<Self>, plan: Arc<Plan>, listeners: Vec<ListenSocket>, start: &Start) {
+        self.upstreams.update(&self.reactor, &plan);
+        let plan = LivePlan::new(plan, self.home.clone());
+        let before = self.plan.replace(plan.clone());
+        let mut retired = self.retired.borrow_mut();
+        let gone = before.listeners.iter().filter(|old| plan.listener(old.id).is_none());
+        retired.retain(|(id, _)| plan.listener(*id).is_none());
+        for old in gone {
+            retired.push((old.id, before.clone()));
+            let (worker, id) = (self.clone(), old.id);
+            self.reactor.spawn(async move { worker.retire(id).await });
+        }
+        drop(retired);
+        self.accept_from(listeners, start);
+    }
+
+    /// Accepts from these sockets, in the order of the plan's listeners, and from no others.
+    fn accept_from(self: &Rc<Self>, sockets: Vec<ListenSocket>, start: &Start) {
+        let plan = self.plan();
+        let mut before = self.accepting.take();
+        let mut accepting = Vec::with_capacity(sockets.len());
+        for (listener, socket) in plan.listeners.iter().zip(sockets) {
+            let running = before.iter().position(|old| old.socket.is_same(&socket));
+            if let Some(place) = running {
+                let kept = before.swap_remove(place);
+                kept.listener.set(listener.id);
+                accepting.push(kept);
+                continue;
+            }
+            let (stop, stopped) = reactor::mailbox(1);
+            let id = Rc::new(Cell::new(listener.id));
+            let accept = accept(self.clone(), id.clone(), socket.clone(), stopped, start.clone());
+            accepting.push(Accepting { listener: id, socket, _stop: stop });
+            self.crew.accepting.fetch_add(1, Ordering::Release);
+            let crew = self.crew.clone();
+            self.reactor.spawn(async move {
+                accept.await;
+                crew.accepting.fetch_sub(1, Ordering::Release);
+            });
+        }
+        // The others' accepting ends with their stops.
+        *self.accepting.borrow_mut() = accepting;
+    }
+
+    /// Sees the connections of a listener off that is no longer in the plan: those that rest now, the
+    /// others when they do, and at the drain's deadline all.
+    async fn retire(&self, listener: ListenerId) {
+        let begun = self.reactor.now();
+        let deadline = begun + self.plan().shutdown.deadline;
+        let is_gone = || self.retired.borrow().iter().any(|(id, _)| *id == listener);
+        while is_gone() && !self.draining.get() {
+            let now = self.reactor.now();
+            let connections: Vec<Rc<Connection>> = {
+                let all = self.connections.borrow();
+                all.values().filter(|known| known.listener == listener).cloned().collect()
+            };
+            if connections.is_empty() && now >= begun + RETIRE_MIN {
+                self.retired.borrow_mut().retain(|(id, _)| *id != listener);
+                return;
+            }
+            for connection in connections {
+                match now >= deadline {
+                    true => connection.cut(Cause::ListenerRemoved),
+                    false if connection.rests(now) => {
+                        connection.end_by(Cause::ListenerRemoved);
+                        // Its task notices.
+                        connection.stream.shutdown_both();
+                    }
+                    false => {}
+                }
+            }
+            self.reactor.sleep(RETIRE_LOOK).await;
+        }
     }
 
     /// Whether this exchange is to be logged.
@@ -254,14 +374,27 @@ impl Worker {
         }
     }
 
-    fn hand_over(&self, listener: usize, accepted: Accepted, start: &dyn Fn(usize, Accepted)) {
+    fn hand_over(
+        &self,
+        listener: ListenerId,
+        accepted: Accepted,
+        start: &dyn Fn(ListenerId, Accepted),
+    ) {
         let crew = &self.crew;
-        let limit = self.plan.listeners[listener].connections.unwrap_or(usize::MAX);
-        let here = crew.listeners[listener].fetch_add(1, Ordering::Relaxed);
+        let plan = self.plan_of(listener);
+        let Some(limits) = plan.listener(listener) else { return };
+        let limit = limits.connections.unwrap_or(usize::MAX);
+        let here = limits.served.fetch_add(1, Ordering::Relaxed);
         if crew.connections() >= crew.connections_max || here >= limit {
-            crew.listeners[listener].fetch_sub(1, Ordering::Relaxed);
-            self.refuse(listener);
+            limits.served.fetch_sub(1, Ordering::Relaxed);
+            self.refuse(limits);
             return; // dropping it closes it
+        }
+        if self.plan().listener(listener).is_none() {
+            // The others may be done with this listener.
+            crew.load[self.index].fetch_add(1, Ordering::Relaxed);
+            start(listener, accepted);
+            return;
         }
         let least = crew.assign();
         if least == self.index {
@@ -277,9 +410,8 @@ impl Worker {
         }
     }
 
-    fn refuse(&self, listener: usize) {
+    fn refuse(&self, listener: &plan::Listener) {
         let mut counters = self.counters.borrow_mut();
-        let listener = &self.plan.listeners[listener];
         let cause = Cause::ConnectionLimit.name();
         counters.connection_opened(listener.id);
         counters.connection_closed(listener.id, Some(cause));
@@ -296,15 +428,14 @@ impl Worker {
             return;
         }
         let duration = self.reactor.now() - connection.began();
-        let Tunnelled { service, endpoint, inward, outward } = match &tunnelled {
-            Some(tunnelled) => tunnelled,
-            None => &Tunnelled::default(),
-        };
-        let service = tunnelled.is_some().then(|| &self.plan.services[*service]);
-        let endpoint = service.zip(*endpoint).map(|(service, at)| &service.endpoints[at]);
-        let listener = &self.plan.listeners[connection.listener].name;
+        let none = Tunnelled::default();
+        let Tunnelled { service, endpoint, inward, outward } = tunnelled.as_ref().unwrap_or(&none);
+        let endpoint = endpoint.as_ref().map(|replica| &replica.endpoint);
+        let plan = self.plan_of(connection.listener);
+        let listener = plan.listener(connection.listener);
+        let listener = listener.map_or("", |listener| &listener.name);
         self.record_access(&Access {
-            service: service.map_or("", |service| &service.name),
+            service: service.as_ref().map_or("", |service| &service.name),
             endpoint: endpoint.map_or("", |endpoint| &endpoint.name),
             protocol: if tunnelled.is_some() { "tcp" } else { "" },
             cause: cause.map_or("", Cause::name),
@@ -317,26 +448,34 @@ impl Worker {
         });
     }
 
-    fn admit(&self, listener: usize, accepted: Accepted) -> Rc<Connection> {
+    /// Takes a connection in. None if this worker has never heard of its listener, or no more.
+    fn admit(
+        &self,
+        plan: &Plan,
+        listener: ListenerId,
+        accepted: Accepted,
+    ) -> Option<Rc<Connection>> {
+        let Some(listener) = plan.listener(listener) else {
+            self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed);
+            return None;
+        };
         let stream = self.reactor.adopt(accepted);
-        stream.limit_high_water(self.plan.stream_buffer());
-        self.counters.borrow_mut().connection_opened(self.plan.listeners[listener].id);
+        stream.limit_high_water(plan.stream_buffer());
+        self.counters.borrow_mut().connection_opened(listener.id);
         let now = self.reactor.now();
         let mut connections = self.connections.borrow_mut();
-        let key = connections.insert_with_key(|key| {
-            Rc::new(Connection::new(&self.plan, listener, key, stream, now))
-        });
-        connections[key].clone()
+        let key =
+            connections.insert_with_key(|key| Rc::new(Connection::new(listener, key, stream, now)));
+        Some(connections[key].clone())
     }
 
     /// The connection has ended.
     pub fn dismiss(&self, connection: &Connection) {
         self.connections.borrow_mut().remove(connection.key);
-        let id = self.plan.listeners[connection.listener].id;
         let cause = connection.ended_by().map(|cause| cause.name());
-        self.counters.borrow_mut().connection_closed(id, cause);
+        self.counters.borrow_mut().connection_closed(connection.listener, cause);
         self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed);
-        self.crew.listeners[connection.listener].fetch_sub(1, Ordering::Relaxed);
+        connection.served.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The cause of refusing work for want of something; says so, once.
@@ -348,8 +487,9 @@ impl Worker {
         Cause::Overloaded(shortage)
     }
 
-    fn complain(&self, listener: usize, error: AcceptError) {
-        let name = &self.plan.listeners[listener].name;
+    fn complain(&self, listener: ListenerId, error: AcceptError) {
+        let plan = self.plan_of(listener);
+        let name = plan.listener(listener).map_or("", |listener| &listener.name);
         say_aside(format_args!(
             "listener {name}: accepting paused: {error}; \
              raise the descriptor limit (ulimit -n) or lower limits.connections"
@@ -358,18 +498,13 @@ impl Worker {
 
     /// Finishes what is begun: idle connections are closed after the grace period, all others at the
     /// deadline.
-    async fn drain(
-        &self,
-        mailbox: &mut Receiver<Command>,
-        stops: Vec<Sender<()>>,
-        start: &dyn Fn(usize, Accepted),
-    ) {
+    async fn drain(&self, mailbox: &mut Receiver<Command>, start: &dyn Fn(ListenerId, Accepted)) {
         self.draining.set(true);
         let begun = self.reactor.now();
-        let grace = begun + self.plan.shutdown.grace;
-        let mut deadline = begun + self.plan.shutdown.deadline;
+        let shutdown = self.plan().shutdown.clone();
         // Keep accepting for the grace period: whoever balances onto us has not heard yet.
-        let mut stops = Some(stops);
+        let grace = begun + shutdown.grace;
+        let mut deadline = begun + shutdown.deadline;
         let mut look = begun;
         while self.reactor.now() < deadline {
             let now = self.reactor.now();
@@ -380,7 +515,7 @@ impl Worker {
                     break;
                 }
                 if now >= grace {
-                    drop(stops.take());
+                    self.accepting.take();
                     // Their tasks notice.
                     let connections = self.connections.borrow();
                     let resting = connections.values().filter(|connection| connection.rests(now));
@@ -393,7 +528,8 @@ impl Worker {
                 Some(Some(Command::Snapshot(answer))) => {
                     answer.send(self.counters.borrow().clone());
                 }
-                Some(Some(Command::Drain)) => {}
+                // Who is told to leave has no use for a new plan; not to answer says so.
+                Some(Some(Command::Drain | Command::Apply { .. })) => {}
                 Some(Some(Command::Hurry)) => deadline = self.reactor.now(),
                 Some(None) => self.reactor.sleep_until(look).await,
                 None => {}
@@ -401,7 +537,7 @@ impl Worker {
             self.reactor.yield_now().await;
         }
         for connection in self.connections.borrow().values() {
-            connection.cut();
+            connection.cut(Cause::Draining);
         }
         let give_up = self.reactor.now() + LAST_WORDS;
         while !self.connections.borrow().is_empty() && self.reactor.now() < give_up {

@@ -61,7 +61,7 @@ fn a_drain_answers_other_signals(io: &str) {
         text.replace("access_log: none", &output)
     });
     proxy.signal("HUP");
-    proxy.says("SIGHUP: ");
+    proxy.says("reload: draining");
     let rotated = log.with_extension("log.1");
     fs::rename(&log, &rotated).unwrap();
     proxy.signal("USR1");
@@ -76,7 +76,7 @@ fn a_drain_answers_other_signals(io: &str) {
     // Until the writer has taken the new file it writes to the old one.
     let [old, new] = [&rotated, &log].map(|path| fs::read_to_string(path).unwrap());
     assert!([&old, &new].iter().any(|lines| lines.contains(r#""status":200"#)), "{old:?} {new:?}");
-    [&rotated, &log].map(|path| fs::remove_file(path).unwrap());
+    [rotated, log].into_iter().for_each(|path| fs::remove_file(path).unwrap());
 }
 
 #[test]

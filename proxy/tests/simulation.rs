@@ -8,15 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use reactor::sim::{Faults, Outcome, Simulation};
 use reactor::{Address, BufferOptions, Census, Reactor};
 use ringside::plan::Plan;
-use ringside::telemetry::names::Names;
 use ringside::worker::{self, Command, Crew, Setup};
 
 #[path = "simulation/client.rs"]
@@ -152,7 +151,7 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
     if manner.tight {
         loaded.config.limits.memory = TIGHT_BYTES;
     }
-    let plan = Plan::compile(&loaded.config, &loaded.hash, 1, Names::default());
+    let plan = Plan::compile(&loaded.config, &loaded.hash, 1, None);
     let mut sim = Simulation::new(seed, faults);
     let told = Rc::new(Told::default());
 
@@ -202,7 +201,8 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
     });
 
     assert_eq!(sim.run(LIMIT), Outcome::Done, "everybody comes to an end");
-    let load = crew.load.iter().chain(&crew.listeners).map(|load| load.load(Ordering::Relaxed));
+    let served = plan.listeners.iter().map(|listener| &*listener.served);
+    let load = crew.load.iter().chain(served).map(|load| load.load(Ordering::Relaxed));
     assert_eq!(load.sum::<usize>(), 0, "every connection is counted out");
     assert_eq!(Arc::strong_count(&plan), 1, "no worker holds on to its plan");
     for (id, times) in &*told.executed.borrow() {
@@ -230,12 +230,13 @@ fn spawn_proxy(sim: &mut Simulation, plan: &Arc<Plan>, workers: usize) -> Arc<Cr
         load: (0..workers).map(|_| CachePadded::default()).collect(),
         mailboxes,
         connections_max: 1000,
-        listeners: fronts.iter().map(|_| CachePadded::default()).collect(),
-        accepting: AtomicUsize::new(workers * fronts.len()),
+        accepting: AtomicUsize::new(0),
     });
     for (index, mailbox) in receivers.into_iter().enumerate() {
         let (plan, crew, listeners) = (plan.clone(), crew.clone(), fronts.clone());
-        let setup = Setup { index, plan, crew, mailbox, listeners, access: None };
+        // Nobody is there to take plans back, so they end with their last user.
+        let (home, _) = mpsc::channel();
+        let setup = Setup { index, plan, home, crew, mailbox, listeners, access: None };
         sim.spawn_worker(BUFFERS, |reactor| async move {
             worker::serve(reactor.clone(), setup).await;
             nothing_is_left(&reactor).await;

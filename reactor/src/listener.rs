@@ -61,6 +61,11 @@ impl ListenSocket {
         }
     }
 
+    /// Binds and listens, or says at once why not.
+    pub fn try_bind(address: &Address) -> io::Result<ListenSocket> {
+        bind_once(address)
+    }
+
     /// Lets nobody else connect, on any worker: who did is accepted, and closing then resets nobody.
     /// Without this the kernel would go on taking connections between the last accept and the close.
     fn shut_out(&self) {
@@ -81,6 +86,11 @@ impl ListenSocket {
     /// The address, with the real port where 0 was asked for.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether both are clones of one.
+    pub fn is_same(&self, other: &ListenSocket) -> bool {
+        Arc::ptr_eq(&self.descriptor, &other.descriptor)
     }
 
     pub(crate) fn fd(&self) -> RawFd {

@@ -58,6 +58,13 @@ impl<T> Sender<T> {
     }
 }
 
+impl<T> Sender<T> {
+    /// Whether the receiver is gone, so that nothing will ever be read.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::SeqCst)
+    }
+}
+
 impl<T> Shared<T> {
     fn empty(&self) {
         while self.letters.pop().is_some() {}

@@ -7,14 +7,18 @@ use std::cell::Cell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use reactor::{Instant, Sleep, Stream};
 
 use crate::error::Cause;
 use crate::http1::encode::IpText;
-use crate::plan::{ListenerKind, Plan};
+use crate::plan::{Listener, ListenerKind};
 use crate::spare::Slots;
+use crate::telemetry::names::ListenerId;
 use crate::worker::{ConnectionKey, Worker};
 
 /// What follows an exchange.
@@ -39,14 +43,16 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// A connection from a client.
 pub struct Connection {
     pub stream: Stream,
-    /// By the plan's index.
-    pub listener: usize,
+    pub listener: ListenerId,
+    /// Counts this one among those that its listener serves.
+    pub served: Arc<CachePadded<AtomicUsize>>,
     pub key: ConnectionKey,
     /// `None` over a Unix socket.
     pub peer: Option<Peer>,
     began: Instant,
     idle: Cell<bool>,
-    cut: Cell<bool>,
+    /// Why it was cut off, if it was.
+    cut: Cell<Option<Cause>>,
     ended_by: Cell<Option<Cause>>,
     /// What ended it stands in an exchange's record.
     recorded: Cell<bool>,
@@ -62,8 +68,7 @@ pub struct Peer {
 
 impl Connection {
     pub fn new(
-        plan: &Plan,
-        listener: usize,
+        listener: &Listener,
         key: ConnectionKey,
         stream: Stream,
         began: Instant,
@@ -71,7 +76,7 @@ impl Connection {
         let address = stream.peer_address().ok().and_then(|address| address.ip());
         let peer = address.map(|address| {
             let ip = address.ip();
-            let is_trusted = match &plan.listeners[listener].kind {
+            let is_trusted = match &listener.kind {
                 ListenerKind::Http(http) => http.trusts(ip),
                 ListenerKind::Tcp(_) => false,
             };
@@ -79,12 +84,13 @@ impl Connection {
         });
         Connection {
             stream,
-            listener,
+            listener: listener.id,
+            served: listener.served.clone(),
             key,
             peer,
             began,
             idle: Cell::new(true),
-            cut: Cell::new(false),
+            cut: Cell::new(None),
             ended_by: Cell::new(None),
             recorded: Cell::new(false),
         }
@@ -95,16 +101,16 @@ impl Connection {
         self.began
     }
 
-    /// Its time is over: what goes on on it ends now.
-    pub fn cut(&self) {
-        self.cut.set(true);
+    /// Its time is over, for this reason: what goes on on it ends now.
+    pub fn cut(&self, cause: Cause) {
+        self.cut.set(Some(cause));
         self.stream.cut();
     }
 
     /// What `cause` is called if it is our doing.
     pub fn blame(&self, cause: Cause) -> Cause {
         match cause {
-            Cause::ClientGone if self.cut.get() => Cause::Draining,
+            Cause::ClientGone => self.cut.get().unwrap_or(cause),
             cause => cause,
         }
     }
@@ -183,7 +189,7 @@ async fn request_begins(
     patience: &mut Sleep,
 ) -> bool {
     let stream = &connection.stream;
-    let timeouts = &worker.plan.listeners[connection.listener].timeouts;
+    let timeouts = timeouts(worker, connection);
     let began = worker.reactor.now();
     let until = |limit: Option<Duration>| limit.map_or(Instant::FAR, |limit| began + limit);
     // A client that connects and says nothing is slow with its head; one that was served rests.
@@ -216,10 +222,16 @@ async fn request_begins(
     }
 }
 
+/// Who waits does not hold on to a plan.
+fn timeouts(worker: &Worker, connection: &Connection) -> config::ListenerTimeouts {
+    let plan = worker.plan_of(connection.listener);
+    plan.listener(connection.listener).map(|listener| listener.timeouts).unwrap_or_default()
+}
+
 /// Says that nothing more comes, and reads what the client is still sending, within bounds.
 async fn linger(worker: &Worker, connection: &Connection) {
-    let Connection { stream, listener, .. } = connection;
-    let write = worker.plan.listeners[*listener].timeouts.write;
+    let stream = &connection.stream;
+    let write = timeouts(worker, connection).write;
     let deadline = write.map_or(Instant::FAR, |limit| worker.reactor.now() + limit);
     match worker.reactor.timeout_at(deadline, stream.sent()).await {
         Some(Ok(_)) => {}

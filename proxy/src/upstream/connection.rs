@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use balancer::Balancer;
 use reactor::{Instant, Reactor, Stream};
 
-use crate::plan::Plan;
-use crate::pool::{IdlePool, PoolLimits};
+use crate::plan::{Plan, Service};
+use crate::pool::IdlePool;
 use crate::telemetry::names::ServiceId;
 use crate::upstream::Attempt;
+use crate::upstream::service::ServiceState;
 use crate::worker::{Worker, moment};
 
 /// A connection to an endpoint. While idle in a pool its receive stays armed, so that its end, or
@@ -42,63 +43,73 @@ impl Drop for Gauge {
     }
 }
 
-/// What a worker knows of its services: balancers and pools, by the plan's service index.
+/// What a worker knows of its services, by their numbers.
+#[derive(Default)]
 pub struct Upstreams {
-    services: Vec<ServiceState>,
+    services: RefCell<Vec<Option<Rc<ServiceState>>>>,
     counted: Rc<Counted>,
 }
 
-struct ServiceState {
-    balancer: RefCell<Balancer>,
-    /// By endpoint.
-    pools: Vec<RefCell<IdlePool<Upstream>>>,
-}
-
 impl Upstreams {
-    pub fn new(reactor: &Reactor, plan: &Plan) -> Upstreams {
-        let services = plan.services.iter().map(|service| {
-            let limits = PoolLimits {
-                idle: service.pool.idle_per_endpoint,
-                idle_timeout: service.pool.idle_timeout,
-            };
-            let endpoints = service.endpoints.iter();
-            let weights =
-                endpoints.clone().map(|endpoint| balancer::Endpoint::new(endpoint.weight));
-            let mut rng = || reactor.random();
-            ServiceState {
-                balancer: RefCell::new(Balancer::new(service.policy, weights.collect(), &mut rng)),
-                pools: endpoints.map(|_| RefCell::new(IdlePool::new(limits))).collect(),
-            }
-        });
-        Upstreams { services: services.collect(), counted: Rc::default() }
+    /// The state of a service, made where it is asked for first.
+    pub(super) fn state(&self, worker: &Worker, service: &Arc<Service>) -> Rc<ServiceState> {
+        let place = service.id.index();
+        if let Some(Some(state)) = self.services.borrow().get(place) {
+            return state.clone();
+        }
+        // The exchange may be older than the newest plan.
+        let plan = worker.plan();
+        let newest = plan.services.iter().find(|newest| newest.id == service.id);
+        let mut rng = || worker.reactor.random();
+        let state = Rc::new(ServiceState::new(newest.unwrap_or(service), &mut rng));
+        let mut services = self.services.borrow_mut();
+        if services.len() <= place {
+            services.resize_with(place + 1, || None);
+        }
+        services[place] = Some(state.clone());
+        state
     }
 
-    pub(super) fn balancer(&self, service: usize) -> &RefCell<Balancer> {
-        &self.services[service].balancer
+    /// Takes over what a new plan says: touches only what it changed.
+    pub fn update(&self, reactor: &Reactor, plan: &Plan) {
+        let mut rng = || reactor.random();
+        let mut services = self.services.borrow_mut();
+        let mut stays = vec![false; services.len()];
+        for service in &plan.services {
+            let place = service.id.index();
+            if let Some(Some(state)) = services.get(place) {
+                state.update(service, &mut rng);
+                stays[place] = true;
+            }
+        }
+        for (state, _) in services.iter_mut().zip(stays).filter(|(_, stays)| !stays) {
+            if let Some(gone) = state.take() {
+                gone.retire();
+            }
+        }
     }
 
     /// Takes up a new connection.
-    pub(super) fn opened(&self, worker: &Worker, service: usize, stream: Stream) -> Upstream {
-        let id = worker.plan.services[service].id;
-        worker.counters.borrow_mut().upstream_opened(id);
-        stream.limit_high_water(worker.plan.stream_buffer());
+    pub(super) fn opened(&self, worker: &Worker, service: ServiceId, stream: Stream) -> Upstream {
+        worker.counters.borrow_mut().upstream_opened(service);
+        stream.limit_high_water(worker.plan().stream_buffer());
         Upstream {
             stream,
             opened: worker.reactor.now(),
             requests: 0,
-            gauge: Gauge { counters: self.counted.clone(), service: id },
+            gauge: Gauge { counters: self.counted.clone(), service },
         }
     }
 
     /// An idle connection to the attempt's endpoint, the one used last. With `certain`, the kernel is
     /// asked too whether it has ended: for requests that must not be sent twice.
     pub fn reuse(&self, worker: &Worker, attempt: &Attempt, certain: bool) -> Option<Upstream> {
-        let pool = &self.services[attempt.service].pools[attempt.endpoint];
         let usable = |upstream: &Upstream| match certain {
             true => upstream.stream.is_quiet_now(),
             false => upstream.stream.is_quiet(),
         };
-        let upstream = pool.borrow_mut().take(moment(worker.reactor.now()), usable)?;
+        let mut pool = attempt.replica.pool().borrow_mut();
+        let upstream = pool.take(moment(worker.reactor.now()), usable)?;
         worker.counters.borrow_mut().upstream_reused(upstream.gauge.service);
         Some(upstream)
     }
@@ -112,24 +123,28 @@ impl Upstreams {
         upstream: Upstream,
         announced: Option<Duration>,
     ) {
-        let pool = &worker.plan.services[attempt.service].pool;
         let now = worker.reactor.now();
-        let worn = pool.max_requests.is_some_and(|max| upstream.requests >= max.get())
-            || pool.max_age.is_some_and(|max| now - upstream.opened >= max);
-        if worn || upstream.stream.is_sending() || !upstream.stream.is_drained() {
+        let worn = attempt.with_service(|service| {
+            let pool = &service.pool;
+            pool.max_requests.is_some_and(|max| upstream.requests >= max.get())
+                || pool.max_age.is_some_and(|max| now - upstream.opened >= max)
+        });
+        let is_busy = upstream.stream.is_sending() || !upstream.stream.is_drained();
+        if worn || is_busy || !attempt.replica.is_current() {
             return;
         }
         upstream.stream.arm();
-        let pool = &self.services[attempt.service].pools[attempt.endpoint];
-        let evicted = pool.borrow_mut().put(upstream, moment(now), announced);
+        let evicted = attempt.replica.pool().borrow_mut().put(upstream, moment(now), announced);
         drop(evicted);
     }
 
     /// Lets go of connections that ended or are too old, and counts those that were closed.
     pub fn sweep(&self, worker: &Worker) {
         let now = moment(worker.reactor.now());
-        for pool in self.services.iter().flat_map(|service| &service.pools) {
-            pool.borrow_mut().sweep(now, |upstream| upstream.stream.is_quiet());
+        for state in self.services.borrow().iter().flatten() {
+            state.each_pool(|pool| {
+                pool.sweep(now, |upstream| upstream.stream.is_quiet());
+            });
         }
         self.count(worker);
     }
@@ -144,8 +159,8 @@ impl Upstreams {
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        for pool in self.services.iter().flat_map(|service| &service.pools) {
-            pool.borrow_mut().clear();
+        for state in self.services.borrow().iter().flatten() {
+            state.each_pool(IdlePool::clear);
         }
     }
 }

@@ -1,43 +1,48 @@
 //! Picking an endpoint, and connecting to it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::error::{Cause, Lack, Shortage};
+use crate::plan::Service;
 use crate::telemetry::names::ServiceId;
 use crate::upstream::Upstream;
+use crate::upstream::service::{Replica, ServiceState};
 use crate::worker::Worker;
 
 /// A try at an endpoint. The balancer counts it as active while it lives.
 pub struct Attempt {
-    worker: Rc<Worker>,
-    pub service: usize,
-    pub endpoint: usize,
+    state: Rc<ServiceState>,
+    pub replica: Rc<Replica>,
 }
 
 impl Attempt {
     /// Picks an endpoint of the service.
-    pub fn begin(worker: &Rc<Worker>, service: usize) -> Result<Attempt, Cause> {
-        let mut rng = || worker.reactor.random();
-        let mut balancer = worker.upstreams.balancer(service).borrow_mut();
-        let picked = balancer.pick(&mut rng, |_| true);
-        let endpoint = picked.ok_or(Cause::NoEndpoint(Lack::Empty))?;
-        balancer.started(endpoint);
-        Ok(Attempt { worker: worker.clone(), service, endpoint })
+    pub fn begin(worker: &Worker, service: &Arc<Service>) -> Result<Attempt, Cause> {
+        let state = worker.upstreams.state(worker, service);
+        let picked = state.start(&mut || worker.reactor.random());
+        let replica = picked.ok_or(Cause::NoEndpoint(Lack::Empty))?;
+        Ok(Attempt { state, replica })
+    }
+
+    /// Looks at its service, as the newest plan has it.
+    pub(super) fn with_service<T>(&self, look: impl FnOnce(&Service) -> T) -> T {
+        self.state.with_service(look)
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.worker.upstreams.balancer(self.service).borrow_mut().finished(self.endpoint);
+        self.state.finished(&self.replica);
     }
 }
 
 /// Connects to the attempt's endpoint.
 pub async fn dial(worker: &Worker, attempt: &Attempt) -> Result<Upstream, Cause> {
-    let service = &worker.plan.services[attempt.service];
-    let address = &service.endpoints[attempt.endpoint].address;
-    let deadline = worker.reactor.now() + service.connect_timeout;
-    let waiting = Waiting::begin(worker, service.id);
+    let (id, timeout) = attempt.with_service(|service| (service.id, service.connect_timeout));
+    let address = &attempt.replica.endpoint.address;
+    let deadline = worker.reactor.now() + timeout;
+    let waiting = Waiting::begin(worker, id);
     let connected = worker.reactor.timeout_at(deadline, worker.reactor.connect(address)).await;
     drop(waiting);
     match connected {
@@ -47,7 +52,7 @@ pub async fn dial(worker: &Worker, attempt: &Attempt) -> Result<Upstream, Cause>
             Some(reactor::Shortage::Descriptors) => worker.overloaded(Shortage::Descriptors),
             Some(reactor::Shortage::Ports) => worker.overloaded(Shortage::Ports),
         }),
-        Some(Ok(stream)) => Ok(worker.upstreams.opened(worker, attempt.service, stream)),
+        Some(Ok(stream)) => Ok(worker.upstreams.opened(worker, id, stream)),
     }
 }
 

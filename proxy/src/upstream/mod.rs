@@ -2,6 +2,8 @@
 
 mod connection;
 mod dial;
+mod service;
 
 pub use connection::{Upstream, Upstreams};
 pub use dial::{Attempt, dial};
+pub use service::Replica;

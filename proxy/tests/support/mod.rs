@@ -150,6 +150,21 @@ impl Proxy {
         }
     }
 
+    /// Puts another text into the config file.
+    pub fn rewrite(&self, config: &str) {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, config).unwrap();
+        std::fs::rename(&new, &self.file).unwrap();
+    }
+
+    /// Puts another text into the config file, has it read again and waits until that is live.
+    pub fn reload(&self, config: &str) {
+        self.rewrite(config);
+        self.signal("HUP");
+        let fact = self.says("config");
+        assert!(fact.contains(" is live on "), "{fact}");
+    }
+
     /// How many descriptors the process has open.
     pub fn descriptors(&self) -> u64 {
         std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count() as u64
