@@ -110,6 +110,8 @@ pub struct Worker {
     /// Where plans go that are out of use.
     home: mpsc::Sender<Arc<Plan>>,
     accepting: RefCell<Vec<Accepting>>,
+    /// Connections from workers that have a newer plan already.
+    early: RefCell<Vec<(ListenerId, Accepted)>>,
     pub upstreams: Upstreams,
     pub counters: RefCell<Counters>,
     /// Memory of heads, used again.
@@ -166,6 +168,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         retired: RefCell::default(),
         home,
         accepting: RefCell::default(),
+        early: RefCell::default(),
         upstreams: Upstreams::default(),
         counters: RefCell::new(Counters::new()),
         requests: Spare::default(),
@@ -181,19 +184,21 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         let (worker, slots) = (worker.clone(), Rc::new(Slots::new(exchange::exchanges)));
         Rc::new(move |listener, accepted| {
             let plan = worker.plan_of(listener);
-            let Some(connection) = worker.admit(&plan, listener, accepted) else { return };
+            let Some(listener) = plan.listener(listener) else {
+                return worker.early.borrow_mut().push((listener, accepted));
+            };
+            let connection = worker.admit(&plan, listener, accepted);
             let (worker, slots) = (worker.clone(), slots.clone());
-            match plan.listener(listener).map(|listener| &listener.kind) {
-                Some(ListenerKind::Http(_)) => {
+            match &listener.kind {
+                ListenerKind::Http(_) => {
                     let serving = downstream::connection::serve(worker.clone(), connection, slots);
                     worker.reactor.spawn(serving);
                 }
-                Some(ListenerKind::Tcp(tcp)) => {
+                ListenerKind::Tcp(tcp) => {
                     let (service, idle) = (plan.services[tcp.service].clone(), tcp.idle_timeout);
                     let serving = downstream::tcp::serve(worker.clone(), connection, service, idle);
                     worker.reactor.spawn(serving);
                 }
-                None => {}
             }
         })
     };
@@ -212,7 +217,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
                 Command::Hurry => {}
             }
         }
-        worker.drain(&mut mailbox, &*start).await;
+        worker.drain(&mut mailbox, &start).await;
     };
     // What has no end of its own ends with the serving.
     race(serving, both(measure_lag(&worker), sweep(&worker))).await;
@@ -299,6 +304,13 @@ impl Worker {
         }
         drop(retired);
         self.accept_from(listeners, start);
+        for (listener, accepted) in self.early.take() {
+            match self.plan().listener(listener) {
+                Some(_) => start(listener, accepted),
+                // Not early but late.
+                None => drop(self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed)),
+            }
+        }
     }
 
     /// Accepts from these sockets, in the order of the plan's listeners, and from no others.
@@ -448,17 +460,7 @@ impl Worker {
         });
     }
 
-    /// Takes a connection in. None if this worker has never heard of its listener, or no more.
-    fn admit(
-        &self,
-        plan: &Plan,
-        listener: ListenerId,
-        accepted: Accepted,
-    ) -> Option<Rc<Connection>> {
-        let Some(listener) = plan.listener(listener) else {
-            self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed);
-            return None;
-        };
+    fn admit(&self, plan: &Plan, listener: &plan::Listener, accepted: Accepted) -> Rc<Connection> {
         let stream = self.reactor.adopt(accepted);
         stream.limit_high_water(plan.stream_buffer());
         self.counters.borrow_mut().connection_opened(listener.id);
@@ -466,7 +468,7 @@ impl Worker {
         let mut connections = self.connections.borrow_mut();
         let key =
             connections.insert_with_key(|key| Rc::new(Connection::new(listener, key, stream, now)));
-        Some(connections[key].clone())
+        connections[key].clone()
     }
 
     /// The connection has ended.
@@ -498,7 +500,7 @@ impl Worker {
 
     /// Finishes what is begun: idle connections are closed after the grace period, all others at the
     /// deadline.
-    async fn drain(&self, mailbox: &mut Receiver<Command>, start: &dyn Fn(ListenerId, Accepted)) {
+    async fn drain(self: &Rc<Self>, mailbox: &mut Receiver<Command>, start: &Start) {
         self.draining.set(true);
         let begun = self.reactor.now();
         let shutdown = self.plan().shutdown.clone();
@@ -528,8 +530,13 @@ impl Worker {
                 Some(Some(Command::Snapshot(answer))) => {
                     answer.send(self.counters.borrow().clone());
                 }
-                // Who is told to leave has no use for a new plan; not to answer says so.
-                Some(Some(Command::Drain | Command::Apply { .. })) => {}
+                // Another worker may have it already, and hand connections over by it.
+                Some(Some(Command::Apply { plan, listeners, done })) => {
+                    self.apply(plan, listeners, start);
+                    look = self.reactor.now();
+                    done();
+                }
+                Some(Some(Command::Drain)) => {}
                 Some(Some(Command::Hurry)) => deadline = self.reactor.now(),
                 Some(None) => self.reactor.sleep_until(look).await,
                 None => {}
@@ -547,6 +554,8 @@ impl Worker {
             connection.stream.reset_on_close();
         }
         self.upstreams.clear();
+        let late = self.early.take().len();
+        self.crew.load[self.index].fetch_sub(late, Ordering::Relaxed);
     }
 }
 

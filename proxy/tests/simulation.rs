@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use reactor::sim::{Faults, Outcome, Simulation};
-use reactor::{Address, BufferOptions, Census, Reactor};
+use reactor::{Address, BufferOptions, Census, ListenSocket, Reactor};
 use ringside::plan::Plan;
 use ringside::worker::{self, Command, Crew, Setup};
 
@@ -56,6 +56,7 @@ routes:
 
 /// Of every host: few and small, so that they run out.
 const BUFFERS: BufferOptions = BufferOptions { count: 16, size: 512 };
+const YAML: config::Format = config::Format::Yaml;
 const CLIENTS: usize = 5;
 const REQUESTS: usize = 8;
 const WAYS: [Way; 3] = [Way::Tcp, Way::Connect, Way::Upgrade];
@@ -77,6 +78,8 @@ pub struct Manner {
     drains_early: bool,
     /// The proxy has so little memory that it refuses requests.
     tight: bool,
+    /// The proxy is given other configs while the clients are busy.
+    reloads: bool,
 }
 
 /// What the hosts of a run tell of the requests, by id.
@@ -93,6 +96,8 @@ pub struct Told {
     dialogues: Cell<usize>,
     /// Requests that were refused for want of memory.
     refused: Cell<usize>,
+    /// Configs that workers took up while clients were busy.
+    reloads: Arc<AtomicUsize>,
 }
 
 impl Told {
@@ -137,6 +142,7 @@ struct Run {
     good: usize,
     dialogues: usize,
     refused: usize,
+    reloads: usize,
     answered: BTreeMap<String, u16>,
     executed: BTreeMap<String, u32>,
 }
@@ -164,8 +170,11 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
         let (socket, told) = (sim.bind(&address(at)).unwrap(), told.clone());
         sim.spawn_worker(BUFFERS, |reactor| origin::serve(reactor, socket, speaks, stopped, told));
     }
-    let crew = spawn_proxy(&mut sim, &plan, 1 + (seed % 2) as usize);
+    let editions = editions(&mut sim, &loaded, &plan);
+    let crew = spawn_proxy(&mut sim, &editions[0], 1 + (seed % 2) as usize);
     let (mailboxes, told_by_clients) = (crew.mailboxes.clone(), told.clone());
+    let pushed: Vec<Edition> = if manner.reloads { editions.clone() } else { Vec::new() };
+    drop(editions);
     sim.spawn_worker(BUFFERS, |reactor| async move {
         let told = told_by_clients;
         for number in 0..CLIENTS {
@@ -189,6 +198,11 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
                 told.clients.set(told.clients.get() + 1);
             });
         }
+        if manner.reloads {
+            let (host, mailboxes) = (reactor.clone(), mailboxes.clone());
+            let told = told.clone();
+            reactor.spawn(async move { push(&host, &told, &mailboxes, &pushed).await });
+        }
         if manner.drains_early {
             reactor.sleep(Duration::from_micros(reactor.random() % 100_000)).await;
             drain(&told, &mailboxes);
@@ -205,6 +219,7 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
     let load = crew.load.iter().chain(served).map(|load| load.load(Ordering::Relaxed));
     assert_eq!(load.sum::<usize>(), 0, "every connection is counted out");
     assert_eq!(Arc::strong_count(&plan), 1, "no worker holds on to its plan");
+    assert_eq!(Arc::strong_count(&plan.names), 1, "nor to one that was made of it");
     for (id, times) in &*told.executed.borrow() {
         assert!(*times == 1 || !id.starts_with("POST"), "{id} was executed {times} times");
     }
@@ -214,15 +229,75 @@ fn run(seed: u64, faults: Faults, manner: Manner) -> Run {
         good: told.good(),
         dialogues: told.dialogues.get(),
         refused: told.refused.get(),
+        reloads: told.reloads.load(Ordering::Relaxed),
         answered,
         executed,
     }
 }
 
-/// The proxy: workers that share their listeners.
-fn spawn_proxy(sim: &mut Simulation, plan: &Arc<Plan>, workers: usize) -> Arc<Crew> {
+/// A plan, and the sockets of its listeners.
+#[derive(Clone)]
+struct Edition {
+    plan: Arc<Plan>,
+    fronts: Vec<ListenSocket>,
+}
+
+/// The plan, and others that serve the same requests: with one endpoint or the other, with routes of
+/// other names, without the listener that the TCP callers use, and that one by another name.
+fn editions(sim: &mut Simulation, loaded: &config::Loaded, plan: &Arc<Plan>) -> Vec<Edition> {
     let fronts: Vec<_> =
         plan.listeners.iter().map(|listener| sim.bind(&listener.address).unwrap()).collect();
+    let edition = |plan| Edition { plan, fronts: fronts.clone() };
+    let endpoints = &loaded.config.services[1].endpoints;
+    let other = |edit: &dyn Fn(&mut config::Config)| {
+        let mut config = loaded.config.clone();
+        edit(&mut config);
+        Plan::compile(&config, &loaded.hash, 2, Some(plan))
+    };
+    let renamed = config::parse("test", &CONFIG.replace("name: all", "name: every"), YAML);
+    let renamed = renamed.expect("a valid config").config;
+    let front =
+        config::parse("test", &CONFIG.replace("name: raw, address", "name: bare, address"), YAML);
+    let front = front.expect("a valid config").config;
+    vec![
+        edition(plan.clone()),
+        edition(plan.with_endpoints(1, &endpoints[..1])),
+        edition(plan.with_endpoints(1, &endpoints[1..])),
+        edition(other(&|config| config.routes = renamed.routes.clone())),
+        edition(other(&|config| config.listeners = front.listeners.clone())),
+        Edition {
+            plan: other(&|config| drop(config.listeners.pop())),
+            fronts: fronts[..1].to_vec(),
+        },
+    ]
+}
+
+/// Gives the workers one edition after another, each to each in its own time, and at the end the
+/// first.
+async fn push(
+    reactor: &Reactor,
+    told: &Told,
+    mailboxes: &[reactor::Sender<Command>],
+    editions: &[Edition],
+) {
+    while !told.draining.get() && told.clients.get() < CLIENTS + WAYS.len() {
+        let Edition { plan, fronts } = &editions[reactor.random() as usize % editions.len()];
+        for mailbox in mailboxes {
+            reactor.sleep(Duration::from_micros(reactor.random() % 20_000)).await;
+            let (plan, listeners) = (plan.clone(), fronts.clone());
+            let reloads = told.reloads.clone();
+            let done = Box::new(move || {
+                reloads.fetch_add(1, Ordering::Relaxed);
+            });
+            let sent = mailbox.send(Command::Apply { plan, listeners, done });
+            assert!(sent.is_ok() || told.draining.get(), "a worker reads its mail");
+        }
+    }
+}
+
+/// The proxy: workers that share their listeners.
+fn spawn_proxy(sim: &mut Simulation, first: &Edition, workers: usize) -> Arc<Crew> {
+    let Edition { plan, fronts } = first;
     let (mailboxes, receivers): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| reactor::mailbox(256)).unzip();
     let crew = Arc::new(Crew {
@@ -296,7 +371,8 @@ fn on_every_seed(test: &str, property: impl Fn(u64)) {
     }
 }
 
-const CALM: Manner = Manner { loses: false, half_closes: true, drains_early: false, tight: false };
+const CALM: Manner =
+    Manner { loses: false, half_closes: true, drains_early: false, tight: false, reloads: false };
 
 /// Every request is answered with its own body, which the clients look at; those whose client left
 /// are the only ones without.
@@ -350,6 +426,21 @@ fn a_drain_in_the_middle_ends_in_order() {
         run(seed, Faults::unkind(), early);
         run(seed, Faults::hostile(), Manner { loses: true, ..early });
     });
+}
+
+/// Other configs that serve the same requests are not noticed.
+#[test]
+fn configs_that_change_are_not_noticed() {
+    let (good, reloads_seen) = (Cell::new(0), Cell::new(0));
+    on_every_seed("configs_that_change_are_not_noticed", |seed| {
+        let reloads = Manner { reloads: true, ..CALM };
+        let calm = run(seed, Faults::unkind(), reloads);
+        good.set(good.get() + calm.good);
+        reloads_seen.set(reloads_seen.get() + calm.reloads);
+        run(seed, Faults::hostile(), Manner { loses: true, ..reloads });
+        run(seed, Faults::unkind(), Manner { drains_early: true, ..reloads });
+    });
+    assert!(good.get() > 0 && reloads_seen.get() > 100, "it tests what it says");
 }
 
 #[test]
