@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::access_log::{ACCESS_LOG, AccessLog, access_log};
 use crate::address::Address;
+use crate::defaults::DEFAULTS;
 use crate::definition::{Key, Kind, Object};
 use crate::listener::{LISTENER, Listener, ListenerKind, listener};
 use crate::names::Names;
@@ -101,7 +102,11 @@ pub(crate) const CONFIG: Object = Object {
             "One line per exchange or connection.",
         ),
         Key::not_yet("tracing"),
-        Key::not_yet("defaults"),
+        Key::optional(
+            "defaults",
+            Kind::Object(&DEFAULTS),
+            "What items have that say nothing else.",
+        ),
         Key::required(
             "listeners",
             Kind::List(&Kind::Object(&LISTENER)),
@@ -138,6 +143,8 @@ pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
     let names = Names::index(tree, report);
     let mut fields = report.fields(tree, &CONFIG)?;
     let version = fields.get("version", version);
+    // Merged before.
+    let _ = fields.node("defaults");
     let node = fields.get("node", node);
     let admin = fields.find("admin", admin);
     let probes = fields.find("probes", probes);

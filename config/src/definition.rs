@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     OrWords(&'static [&'static str], &'static Kind),
     List(&'static Kind),
     Object(&'static Object),
+    /// Any of its keys, none of them required.
+    Part(&'static Object),
 }
 
 impl Key {

@@ -4,18 +4,18 @@
 //! YAML: it cannot add keys.
 
 use crate::diagnostic::quoted;
-use crate::report::{Complaint, Problem, Report};
+use crate::report::{Complaint, Problem};
 use crate::tree::{Node, Style, Value};
 
 /// What a variable holds; `None` where it is not set.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-pub(crate) fn substitute(node: &mut Node, lookup: Lookup<'_>, report: &mut Report<'_>) {
+pub(crate) fn substitute(node: &mut Node, lookup: Lookup<'_>, faults: &mut Vec<Problem>) {
     match &mut node.value {
         Value::Null => {}
-        Value::List(items) => items.iter_mut().for_each(|item| substitute(item, lookup, report)),
+        Value::List(items) => items.iter_mut().for_each(|item| substitute(item, lookup, faults)),
         Value::Map(entries) => {
-            entries.iter_mut().for_each(|entry| substitute(&mut entry.value, lookup, report));
+            entries.iter_mut().for_each(|entry| substitute(&mut entry.value, lookup, faults));
         }
         Value::Scalar(scalar) => match expand(&scalar.text, lookup) {
             Ok(None) => {}
@@ -23,7 +23,7 @@ pub(crate) fn substitute(node: &mut Node, lookup: Lookup<'_>, report: &mut Repor
                 scalar.text = text;
                 scalar.style = Style::Substituted;
             }
-            Err(complaint) => report.add(Problem::because(node.span, complaint)),
+            Err(complaint) => faults.push(Problem::because(node.span, complaint)),
         },
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::quoted;
-use crate::report::{Problem, Report};
+use crate::report::Problem;
 use crate::source::Span;
 use crate::tree::{Entry, Node, Value};
 
 /// The one tree of all files, without the keys that nobody reads (`x-…`).
-pub(crate) fn join(roots: Vec<Node>, report: &mut Report<'_>) -> Node {
+pub(crate) fn join(roots: Vec<Node>, faults: &mut Vec<Problem>) -> Node {
     let span =
         roots.first().map_or(Span::NOWHERE, |root| Span { end: root.span.start, ..root.span });
     let mut joined = Joined::default();
@@ -16,12 +16,12 @@ pub(crate) fn join(roots: Vec<Node>, report: &mut Report<'_>) -> Node {
         match root.value {
             Value::Map(entries) => {
                 let entries = entries.into_iter().filter(|entry| !entry.key.starts_with("x-"));
-                entries.for_each(|entry| joined.add(entry, report));
+                entries.for_each(|entry| joined.add(entry, faults));
             }
             Value::Null => {}
             Value::Scalar(_) | Value::List(_) => {
                 let message = format!("a config is a map, not {}", root.describe());
-                report.add(Problem::error(root.span, message).hint("it begins with `version: 1`"));
+                faults.push(Problem::error(root.span, message).hint("it begins with `version: 1`"));
             }
         }
     }
@@ -35,7 +35,7 @@ struct Joined {
 }
 
 impl Joined {
-    fn add(&mut self, entry: Entry, report: &mut Report<'_>) {
+    fn add(&mut self, entry: Entry, faults: &mut Vec<Problem>) {
         let Some(&index) = self.by_key.get(&entry.key) else {
             self.by_key.insert(entry.key.clone(), self.entries.len());
             self.entries.push(entry);
@@ -51,7 +51,7 @@ impl Joined {
             _ => {
                 let message = format!("the key {} is in two files", quoted(&entry.key));
                 let problem = Problem::error(entry.key_span, message);
-                report.add(problem.related(first.key_span, "the first one"));
+                faults.push(problem.related(first.key_span, "the first one"));
             }
         }
     }

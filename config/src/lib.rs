@@ -36,8 +36,10 @@ mod action;
 mod address;
 mod condition;
 mod config;
+mod defaults;
 mod definition;
 mod diagnostic;
+mod document;
 mod edits;
 mod environment;
 mod fingerprint;
@@ -68,6 +70,7 @@ pub use address::{Address, Network};
 pub use condition::{Condition, Test};
 pub use config::Config;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use document::{Change, Document, Kind, What};
 pub use edits::HeaderEdits;
 pub use listener::{
     ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, config};
+use crate::config::Config;
 use crate::diagnostic::Diagnostics;
+use crate::document::Document;
 use crate::environment::{Lookup, substitute};
-use crate::fingerprint::fingerprint;
 use crate::join::join;
 use crate::report::{Problem, Report};
 use crate::source::{SOURCE_BYTES_MAX, Sources, Span};
@@ -67,30 +67,40 @@ impl Format {
     }
 }
 
-/// Reads files and folders (their `.yaml`, `.yml`, `.toml` and `.json` files, by name) as one
-/// config. Lists join; `${NAME}` is taken from the environment.
+/// Reads files and folders and checks them: see [`Document::load`].
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
+    Document::load(paths)?.check().map_err(Failure::Invalid)
+}
+
+/// Reads one text and checks it: see [`Document::parse`].
+pub fn parse(name: &str, text: &str, format: Format) -> Result<Loaded, Diagnostics> {
+    Document::parse(name, text.as_bytes(), format)?.check()
+}
+
+/// The texts of all files that the paths name.
+pub(crate) fn read_texts(paths: &[PathBuf]) -> Result<Vec<Text>, Failure> {
     let mut texts = Vec::new();
     let mut bytes_left = SOURCE_BYTES_MAX;
     for path in files(paths)? {
-        let bytes = read(&path, bytes_left)?;
+        let bytes = read_file(&path, bytes_left)?;
         bytes_left = bytes_left.saturating_sub(bytes.len());
         texts.push(Text { name: path.display().to_string(), bytes, format: Format::of(&path) });
     }
-    let from_environment = |name: &str| std::env::var(name).ok();
-    check(texts, Some(&from_environment)).map_err(Failure::Invalid)
+    Ok(texts)
 }
 
-/// Reads one text, as a push brings it: `${NAME}` stays what it is.
-pub fn parse(name: &str, text: &str, format: Format) -> Result<Loaded, Diagnostics> {
-    let bytes = text.as_bytes()[..text.len().min(SOURCE_BYTES_MAX + 1)].to_vec();
-    check(vec![Text { name: name.into(), bytes, format }], None)
-}
-
-struct Text {
+pub(crate) struct Text {
     name: String,
     bytes: Vec<u8>,
     format: Format,
+}
+
+impl Text {
+    /// At most one byte more than may be there, so that too much is noticed and not stored.
+    pub(crate) fn new(name: &str, bytes: &[u8], format: Format) -> Text {
+        let bytes = bytes[..bytes.len().min(SOURCE_BYTES_MAX + 1)].to_vec();
+        Text { name: name.into(), bytes, format }
+    }
 }
 
 /// Every file that the paths name, folders opened.
@@ -125,7 +135,7 @@ fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Reads at most one byte more than may be there, so that too much is noticed and not stored.
-fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
+fn read_file(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes))
@@ -133,7 +143,11 @@ fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn check(texts: Vec<Text>, environment: Option<Lookup<'_>>) -> Result<Loaded, Diagnostics> {
+/// The texts as one document.
+pub(crate) fn read(
+    texts: Vec<Text>,
+    environment: Option<Lookup<'_>>,
+) -> Result<Document, Diagnostics> {
     let mut sources = Sources::default();
     let mut faults = Vec::new();
     let too_large = texts.iter().map(|text| text.bytes.len()).sum::<usize>() > SOURCE_BYTES_MAX;
@@ -147,24 +161,26 @@ fn check(texts: Vec<Text>, environment: Option<Lookup<'_>>) -> Result<Loaded, Di
         let message = format!("a config has at most {} MiB", SOURCE_BYTES_MAX >> 20);
         faults.push(Problem::error(Span::top(formats.len() as u32 - 1), message));
     }
-    let mut report = Report::new(&sources);
-    faults.into_iter().for_each(|fault| report.add(fault));
-    let roots = trees(&formats, &mut report);
+    let mut roots = Vec::new();
+    if faults.is_empty() {
+        for (file, format) in (0..).zip(&formats) {
+            match tree(file, sources.text(file), *format) {
+                Ok(root) => roots.push(root),
+                Err(fault) => faults.push(fault),
+            }
+        }
+    }
     // What is missing from a text that could not be read is not a mistake of its own.
-    if report.has_errors() {
+    if !faults.is_empty() {
+        let mut report = Report::new(&sources);
+        faults.into_iter().for_each(|fault| report.add(fault));
         return Err(report.finish());
     }
-    let mut tree = join(roots, &mut report);
+    let mut tree = join(roots, &mut faults);
     if let Some(lookup) = environment {
-        substitute(&mut tree, lookup, &mut report);
+        substitute(&mut tree, lookup, &mut faults);
     }
-    let config = config(&tree, &mut report);
-    match config {
-        Some(config) if !report.has_errors() => {
-            Ok(Loaded { config, warnings: report.finish(), hash: fingerprint(&tree) })
-        }
-        _ => Err(report.finish()),
-    }
+    Ok(Document::new(sources, tree, faults))
 }
 
 /// Up to the first byte that is not UTF-8, if there is one.
@@ -190,24 +206,10 @@ fn add_source(sources: &mut Sources, name: &str, bytes: Vec<u8>, faults: &mut Ve
     }
 }
 
-/// Each text as a tree, in order; a text that is none is told to the report.
-fn trees(formats: &[Format], report: &mut Report<'_>) -> Vec<Node> {
-    if report.has_errors() {
-        return Vec::new();
+fn tree(file: u32, text: &str, format: Format) -> Result<Node, Problem> {
+    match format {
+        Format::Yaml => yaml::read(file, text),
+        Format::Toml => toml_text::read(file, text),
+        Format::Json => json::read(file, text),
     }
-    let sources = report.sources();
-    let mut trees = Vec::new();
-    for (file, format) in (0..).zip(formats) {
-        let text = sources.text(file);
-        let tree = match format {
-            Format::Yaml => yaml::read(file, text),
-            Format::Toml => toml_text::read(file, text),
-            Format::Json => json::read(file, text),
-        };
-        match tree {
-            Ok(tree) => trees.push(tree),
-            Err(fault) => report.add(fault),
-        }
-    }
-    trees
 }

@@ -39,7 +39,11 @@ impl<'s> Report<'s> {
     }
 
     /// For a key that the object does not have, the one that was meant.
-    fn check_key(&mut self, entry: &Entry, object: &'static Object) -> Option<&'static str> {
+    pub(crate) fn check_key(
+        &mut self,
+        entry: &Entry,
+        object: &'static Object,
+    ) -> Option<&'static str> {
         match object.keys.iter().find(|key| key.name == entry.key) {
             Some(Key { name, presence: Presence::NotYet, .. }) => self.at(Step::Key(name), |r| {
                 r.add(not_yet(entry.key_span, &format!("the key {}", quoted(name))));
@@ -335,7 +339,7 @@ fn keys_hint(object: &Object) -> String {
 }
 
 /// The text of a default as a tree: `{}`, `[a, b]` or a scalar.
-fn default_node(text: &'static str) -> Node {
+pub(crate) fn default_node(text: &'static str) -> Node {
     let span = Span::NOWHERE;
     if text == "{}" {
         return Node { span, value: Value::Map(Vec::new()) };

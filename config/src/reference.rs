@@ -96,6 +96,7 @@ fn value(kind: &Kind) -> String {
         Kind::OrWords(words, inner) => format!("{} or {}", code_list(words), value(inner)),
         Kind::List(inner) => format!("list: {}", value(inner)),
         Kind::Object(_) => "map".into(),
+        Kind::Part(object) => format!("map: keys of {}", object.name),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::source::{Sources, Span};
 const DIAGNOSTICS_MAX: usize = 100;
 
 /// One mistake on its way into the report.
+#[derive(Clone)]
 pub(crate) struct Problem {
     severity: Severity,
     span: Span,
@@ -20,7 +21,7 @@ pub(crate) struct Problem {
 }
 
 /// Why a text is not the value it should be; where it stands is the caller's to add.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Complaint {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
@@ -94,10 +95,6 @@ impl<'s> Report<'s> {
             errors_not_kept: 0,
             warnings_not_kept: 0,
         }
-    }
-
-    pub(crate) fn sources(&self) -> &'s Sources {
-        self.sources
     }
 
     pub(crate) fn add(&mut self, problem: Problem) {

@@ -1,6 +1,6 @@
 //! The texts that a config is made of, and where in them a byte stands.
 
-use std::cell::OnceCell;
+use std::sync::{Arc, OnceLock};
 
 use crate::diagnostic::{Excerpt, Place};
 
@@ -36,22 +36,46 @@ pub(crate) const SOURCE_BYTES_MAX: usize = 32 << 20;
 const EXCERPT_BYTES_BEFORE: usize = 100;
 const EXCERPT_BYTES_AFTER: usize = 100;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sources {
-    list: Vec<Source>,
+    list: Vec<Arc<Source>>,
 }
 
 struct Source {
     name: String,
     text: String,
     /// Offset of each line's first byte; filled when the first diagnostic asks.
-    line_starts: OnceCell<Vec<u32>>,
+    line_starts: OnceLock<Vec<u32>>,
 }
 
 impl Sources {
     pub(crate) fn add(&mut self, name: &str, text: String) -> u32 {
-        self.list.push(Source { name: name.into(), text, line_starts: OnceCell::new() });
+        let source = Source { name: name.into(), text, line_starts: OnceLock::new() };
+        self.list.push(Arc::new(source));
         self.list.len() as u32 - 1
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Takes over those of another document; tells where the first of them is now.
+    pub(crate) fn adopt(&mut self, others: &Sources) -> u32 {
+        let first = self.list.len() as u32;
+        self.list.extend(others.list.iter().cloned());
+        first
+    }
+
+    /// Those that are used, and where each one is then.
+    pub(crate) fn only(&self, used: &[bool]) -> (Sources, Vec<u32>) {
+        let (mut list, mut places) = (Vec::new(), Vec::with_capacity(self.list.len()));
+        for (source, used) in self.list.iter().zip(used) {
+            places.push(list.len() as u32);
+            if *used {
+                list.push(source.clone());
+            }
+        }
+        (Sources { list }, places)
     }
 
     pub(crate) fn text(&self, file: u32) -> &str {

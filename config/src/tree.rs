@@ -78,6 +78,40 @@ impl Node {
         }
     }
 
+    /// Shows every span of it.
+    pub(crate) fn each_span(&self, look: &mut impl FnMut(Span)) {
+        look(self.span);
+        match &self.value {
+            Value::Null | Value::Scalar(_) => {}
+            Value::List(items) => items.iter().for_each(|item| item.each_span(look)),
+            Value::Map(entries) => entries.iter().for_each(|entry| {
+                look(entry.key_span);
+                entry.value.each_span(look);
+            }),
+        }
+    }
+
+    pub(crate) fn each_span_mut(&mut self, change: &mut impl FnMut(&mut Span)) {
+        change(&mut self.span);
+        match &mut self.value {
+            Value::Null | Value::Scalar(_) => {}
+            Value::List(items) => items.iter_mut().for_each(|item| item.each_span_mut(change)),
+            Value::Map(entries) => entries.iter_mut().for_each(|entry| {
+                change(&mut entry.key_span);
+                entry.value.each_span_mut(change);
+            }),
+        }
+    }
+
+    /// Its texts are now further down in a document's: the first of them is at `first`.
+    pub(crate) fn move_to(&mut self, first: u32) {
+        self.each_span_mut(&mut |span| {
+            if *span != Span::NOWHERE {
+                span.file += first;
+            }
+        });
+    }
+
     /// How a message calls it: "a list", "the number `5`".
     pub(crate) fn describe(&self) -> String {
         match &self.value {

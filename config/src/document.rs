@@ -1,0 +1,489 @@
+//! A config as a document: read, not yet checked, so that parts of it can be replaced and the whole
+//! checked again.
+//!
+//! Every value knows the text that it came from, the file at start or the body of a push, so what is
+//! wrong with a document that was put together from several is still told at its place.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+use crate::config::{CONFIG, config};
+use crate::defaults::with_defaults;
+use crate::definition::{Kind as Shape, Object, Presence};
+use crate::diagnostic::{Diagnostics, quoted};
+use crate::fingerprint::fingerprint;
+use crate::load::{Failure, Format, Loaded, Text, read, read_texts};
+use crate::reader::default_node;
+use crate::report::{Problem, Report};
+use crate::source::{Sources, Span};
+use crate::tree::{Entry, Node, Style, Value};
+
+/// Texts of pushes that are kept before those nobody refers to are let go.
+const SOURCES_MAX: usize = 256;
+
+/// The keys that are read at start only: a push that leaves them out means what is running.
+const BOOT_KEYS: [&str; 8] =
+    ["node", "admin", "probes", "workers", "pin", "io", "state_dir", "limits"];
+
+/// A config that was read. Cheap to clone.
+#[derive(Clone)]
+pub struct Document {
+    sources: Arc<Sources>,
+    tree: Arc<Node>,
+    /// What was wrong with it when it was read, beside what is wrong with its keys.
+    faults: Arc<[Problem]>,
+}
+
+/// The lists of a config whose items have names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Listeners,
+    Services,
+    Routes,
+    TcpRoutes,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 4] = [Kind::Listeners, Kind::Services, Kind::Routes, Kind::TcpRoutes];
+
+    /// As the config spells it, and as URLs do.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Listeners => "listeners",
+            Kind::Services => "services",
+            Kind::Routes => "routes",
+            Kind::TcpRoutes => "tcp_routes",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Kind, ()> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(())
+    }
+}
+
+/// A difference between two documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// `services/cart`, or a top-level key.
+    pub path: String,
+    pub what: What,
+}
+
+/// What happened to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Added,
+    Removed,
+    Changed,
+}
+
+impl What {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            What::Added => "added",
+            What::Removed => "removed",
+            What::Changed => "changed",
+        }
+    }
+}
+
+impl Document {
+    /// Reads files and folders (their `.yaml`, `.yml`, `.toml` and `.json` files, by name) as one
+    /// document. Lists join; `${NAME}` is taken from the environment.
+    pub fn load(paths: &[PathBuf]) -> Result<Document, Failure> {
+        let texts = read_texts(paths)?;
+        let from_environment = |name: &str| std::env::var(name).ok();
+        read(texts, Some(&from_environment)).map_err(Failure::Invalid)
+    }
+
+    /// Reads one text, as a push brings it: `${NAME}` stays what it is.
+    pub fn parse(name: &str, text: &[u8], format: Format) -> Result<Document, Diagnostics> {
+        let document = read(vec![Text::new(name, text, format)], None)?;
+        match document.faults.is_empty() {
+            true => Ok(document),
+            false => Err(document.report().finish()),
+        }
+    }
+
+    pub(crate) fn new(sources: Sources, tree: Node, faults: Vec<Problem>) -> Document {
+        Document { sources: Arc::new(sources), tree: Arc::new(tree), faults: faults.into() }
+    }
+
+    /// Checks the whole of it.
+    pub fn check(&self) -> Result<Loaded, Diagnostics> {
+        let mut report = self.report();
+        let merged = with_defaults(&self.tree, &mut report);
+        let config = config(merged.as_ref().unwrap_or(&self.tree), &mut report);
+        match config {
+            Some(config) if !report.has_errors() => {
+                Ok(Loaded { config, warnings: report.finish(), hash: self.hash() })
+            }
+            _ => Err(report.finish()),
+        }
+    }
+
+    /// 16 hexadecimal digits that change when the content does.
+    pub fn hash(&self) -> String {
+        fingerprint(&self.tree)
+    }
+
+    /// As it was written. Read again it is the same document.
+    pub fn to_json(&self) -> Json {
+        json(&self.tree)
+    }
+
+    /// With its `defaults` merged and every key that was left out and has a default.
+    pub fn effective_json(&self) -> Json {
+        let merged = with_defaults(&self.tree, &mut Report::new(&self.sources));
+        effective(merged.as_ref().unwrap_or(&self.tree), &CONFIG)
+    }
+
+    /// One named item as it was written, and the hash of it.
+    pub fn item(&self, kind: Kind, name: &str) -> Option<(Json, String)> {
+        let item = items(&self.tree, kind).iter().find(|item| name_of(item) == Some(name))?;
+        Some((json(item), fingerprint(item)))
+    }
+
+    /// The document that a push of a whole config asks for: `self` is what runs, whose boot keys hold
+    /// where the push leaves them out.
+    pub fn replaced_by(&self, pushed: &Document) -> Document {
+        let mut sources = Sources::clone(&self.sources);
+        let mut tree = Node::clone(&pushed.tree);
+        tree.move_to(sources.adopt(&pushed.sources));
+        if let Value::Map(entries) = &mut tree.value {
+            for key in BOOT_KEYS.into_iter().filter(|key| pushed.tree.get(key).is_none()) {
+                entries.extend(entry(&self.tree, key).cloned());
+            }
+        }
+        Document::new(sources, tree, Vec::new()).compact()
+    }
+
+    /// With one item put in place of the one that has its name, or at the end. `text` is the item;
+    /// its `name` may be left out.
+    pub fn with_item(
+        &self,
+        kind: Kind,
+        name: &str,
+        source: &str,
+        text: &[u8],
+        format: Format,
+    ) -> Result<Document, Diagnostics> {
+        let body = Document::parse(source, text, format)?;
+        let mut item = Node::clone(&body.tree);
+        if let Value::Map(entries) = &mut item.value {
+            match entries.iter().find(|entry| entry.key == "name").map(|entry| &entry.value) {
+                None => {
+                    let value = Node::scalar(item.span, name, Style::Quoted);
+                    let key_span = item.span;
+                    entries.insert(0, Entry { key: "name".into(), key_span, value });
+                }
+                Some(given) if given.as_scalar().is_some_and(|given| given.text == name) => {}
+                Some(given) => {
+                    let message = format!("this is about {}, so its name is that", quoted(name));
+                    let problem = Problem::error(given.span, message).path("name");
+                    return Err(
+                        body.only(problem.hint("leave `name` out, or PUT it to its own URL"))
+                    );
+                }
+            }
+        }
+        let mut sources = Sources::clone(&self.sources);
+        item.move_to(sources.adopt(&body.sources));
+        let mut tree = Node::clone(&self.tree);
+        put(&mut tree, kind, item);
+        Ok(Document::new(sources, tree, Vec::new()).compact())
+    }
+
+    /// Without the item of this name; `None` if there is none.
+    pub fn without_item(&self, kind: Kind, name: &str) -> Option<Document> {
+        let mut tree = Node::clone(&self.tree);
+        let list = items_mut(&mut tree, kind);
+        let place = list.iter().position(|item| name_of(item) == Some(name))?;
+        list.remove(place);
+        Some(Document { tree: Arc::new(tree), ..self.clone() })
+    }
+
+    /// With everything that a batch says: `{put: {services: […]}, delete: {routes: [NAME]}}`.
+    pub fn with_batch(
+        &self,
+        source: &str,
+        text: &[u8],
+        format: Format,
+    ) -> Result<Document, Diagnostics> {
+        let body = Document::parse(source, text, format)?;
+        let mut report = body.report();
+        let mut tree = Node::clone(&self.tree);
+        let mut sources = Sources::clone(&self.sources);
+        let first = sources.adopt(&body.sources);
+        for (key, value) in map(&body.tree, "a batch", &["put", "delete"], &mut report) {
+            let kinds = Kind::ALL.map(Kind::as_str);
+            for (kind, list) in map(value, "this", &kinds, &mut report) {
+                let Ok(kind) = Kind::from_str(kind) else { continue };
+                let Value::List(list) = &list.value else {
+                    let message = format!("this is a list, not {}", list.describe());
+                    report.add(Problem::error(list.span, message).path(format!("{key}.{kind}")));
+                    continue;
+                };
+                for (place, item) in list.iter().enumerate() {
+                    let path = format!("{key}.{kind}[{place}]");
+                    match key {
+                        "put" => put_named(&mut tree, kind, item, first, path, &mut report),
+                        _ => delete_named(&mut tree, kind, item, path, &mut report),
+                    }
+                }
+            }
+        }
+        match report.has_errors() {
+            true => Err(report.finish()),
+            false => Ok(Document::new(sources, tree, Vec::new()).compact()),
+        }
+    }
+
+    /// What differs in `newer`, by name; keys that have no items by key.
+    pub fn changes(&self, newer: &Document) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut add = |path: String, old: Option<&Node>, new: Option<&Node>| {
+            let what = match (old, new) {
+                (None, Some(_)) => What::Added,
+                (Some(_), None) => What::Removed,
+                (Some(old), Some(new)) if fingerprint(old) != fingerprint(new) => What::Changed,
+                _ => return,
+            };
+            changes.push(Change { path, what });
+        };
+        for kind in Kind::ALL {
+            let named = |tree| -> HashMap<&str, &Node> {
+                items(tree, kind).iter().filter_map(|item| Some((name_of(item)?, item))).collect()
+            };
+            let (old, new) = (named(&self.tree), named(&newer.tree));
+            let mut names: Vec<&str> = old.keys().chain(new.keys()).copied().collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                let path = format!("{kind}/{name}");
+                add(path, old.get(name).copied(), new.get(name).copied());
+            }
+        }
+        for key in CONFIG.keys.iter().map(|key| key.name) {
+            if Kind::from_str(key).is_err() {
+                add(key.to_owned(), self.tree.get(key), newer.tree.get(key));
+            }
+        }
+        changes
+    }
+
+    /// How many texts it was put together from and still refers to, or might.
+    pub fn texts(&self) -> usize {
+        self.sources.len()
+    }
+
+    fn report(&self) -> Report<'_> {
+        let mut report = Report::new(&self.sources);
+        self.faults.iter().cloned().for_each(|fault| report.add(fault));
+        report
+    }
+
+    /// The diagnostics that hold one problem.
+    fn only(&self, problem: Problem) -> Diagnostics {
+        let mut report = Report::new(&self.sources);
+        report.add(problem);
+        report.finish()
+    }
+
+    /// Lets go of texts that nothing refers to any more, once there are many.
+    fn compact(mut self) -> Document {
+        if self.sources.len() <= SOURCES_MAX {
+            return self;
+        }
+        let mut used = vec![false; self.sources.len()];
+        self.tree.each_span(&mut |span| {
+            if let Some(used) = used.get_mut(span.file as usize) {
+                *used = true;
+            }
+        });
+        let (sources, places) = self.sources.only(&used);
+        let tree = Arc::make_mut(&mut self.tree);
+        tree.each_span_mut(&mut |span| {
+            if let Some(place) = places.get(span.file as usize) {
+                span.file = *place;
+            }
+        });
+        self.sources = Arc::new(sources);
+        self
+    }
+}
+
+fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Entry> {
+    match &node.value {
+        Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
+        _ => None,
+    }
+}
+
+fn items(tree: &Node, kind: Kind) -> &[Node] {
+    match tree.get(kind.as_str()).map(|list| &list.value) {
+        Some(Value::List(items)) => items,
+        _ => &[],
+    }
+}
+
+/// The list, made where there is none.
+fn items_mut(tree: &mut Node, kind: Kind) -> &mut Vec<Node> {
+    let Value::Map(entries) = &mut tree.value else {
+        unreachable!("a document is a map: what joins files makes one")
+    };
+    let place = entries.iter().position(|entry| entry.key == kind.as_str());
+    let place = place.unwrap_or_else(|| {
+        let value = Node { span: Span::NOWHERE, value: Value::List(Vec::new()) };
+        let key = kind.as_str().to_owned();
+        entries.push(Entry { key, key_span: Span::NOWHERE, value });
+        entries.len() - 1
+    });
+    let value = &mut entries[place].value.value;
+    if !matches!(value, Value::List(_)) {
+        *value = Value::List(Vec::new());
+    }
+    match value {
+        Value::List(items) => items,
+        _ => unreachable!("it was made one"),
+    }
+}
+
+fn name_of(item: &Node) -> Option<&str> {
+    item.get("name")?.as_scalar().map(|name| name.text.as_str())
+}
+
+fn put(tree: &mut Node, kind: Kind, item: Node) {
+    let place = {
+        let name = name_of(&item);
+        items(tree, kind).iter().position(|known| name_of(known) == name)
+    };
+    let list = items_mut(tree, kind);
+    match place {
+        Some(place) => list[place] = item,
+        None => list.push(item),
+    }
+}
+
+fn put_named(
+    tree: &mut Node,
+    kind: Kind,
+    item: &Node,
+    first: u32,
+    path: String,
+    report: &mut Report<'_>,
+) {
+    if name_of(item).is_none() {
+        let problem = Problem::error(item.span, "an item of a batch needs its `name`");
+        return report.add(problem.path(path));
+    }
+    let mut item = item.clone();
+    item.move_to(first);
+    put(tree, kind, item);
+}
+
+fn delete_named(tree: &mut Node, kind: Kind, name: &Node, path: String, report: &mut Report<'_>) {
+    let Some(scalar) = name.as_scalar() else {
+        let message = format!("this is a name, not {}", name.describe());
+        return report.add(Problem::error(name.span, message).path(path));
+    };
+    let list = items_mut(tree, kind);
+    match list.iter().position(|item| name_of(item) == Some(scalar.text.as_str())) {
+        Some(place) => drop(list.remove(place)),
+        None => {
+            let what = kind.as_str().trim_end_matches('s').replace('_', " ");
+            let message = format!("there is no {what} with the name {}", quoted(&scalar.text));
+            report.add(Problem::error(name.span, message).path(path));
+        }
+    }
+}
+
+/// The entries of a map that may have these keys; everything else is reported.
+fn map<'n>(
+    node: &'n Node,
+    what: &str,
+    keys: &[&'static str],
+    report: &mut Report<'_>,
+) -> Vec<(&'static str, &'n Node)> {
+    let hint = || format!("its keys: {}", keys.join(", "));
+    let Value::Map(entries) = &node.value else {
+        let message = format!("{what} is a map, not {}", node.describe());
+        report.add(Problem::error(node.span, message).hint(hint()));
+        return Vec::new();
+    };
+    let mut known = Vec::new();
+    for entry in entries {
+        match keys.iter().find(|key| **key == entry.key) {
+            Some(key) => known.push((*key, &entry.value)),
+            None => {
+                let message = format!("unknown key {}", quoted(&entry.key));
+                report.add(Problem::error(entry.key_span, message).hint(hint()));
+            }
+        }
+    }
+    known
+}
+
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Scalar(scalar) => match scalar.style {
+            Style::Plain => serde_json::from_str(&scalar.text)
+                .ok()
+                .filter(|value: &Json| value.is_number() || value.is_boolean())
+                .unwrap_or_else(|| Json::String(scalar.text.clone())),
+            Style::Quoted | Style::Substituted => Json::String(scalar.text.clone()),
+        },
+        Value::List(items) => Json::Array(items.iter().map(json).collect()),
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|e| (e.key.clone(), json(&e.value))).collect())
+        }
+    }
+}
+
+/// With what the tables say of keys that were left out.
+fn effective(node: &Node, object: &'static Object) -> Json {
+    let mut map = Map::new();
+    for key in object.keys {
+        match (node.get(key.name), key.presence) {
+            (Some(value), _) => {
+                map.insert(key.name.to_owned(), effective_value(value, &key.kind));
+            }
+            (None, Presence::Default(text)) => {
+                let value = effective_value(&default_node(text), &key.kind);
+                map.insert(key.name.to_owned(), value);
+            }
+            (None, Presence::Required | Presence::Optional | Presence::NotYet) => {}
+        }
+    }
+    map.remove("defaults");
+    Json::Object(map)
+}
+
+fn effective_value(node: &Node, kind: &Shape) -> Json {
+    match (kind, &node.value) {
+        (Shape::Object(object), Value::Map(_) | Value::Null) => effective(node, object),
+        (Shape::OrNone(inner) | Shape::OrWords(_, inner), Value::Map(_)) => {
+            effective_value(node, inner)
+        }
+        (Shape::List(inner), Value::List(items)) => {
+            Json::Array(items.iter().map(|item| effective_value(item, inner)).collect())
+        }
+        _ => json(node),
+    }
+}

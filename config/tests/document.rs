@@ -1,0 +1,219 @@
+//! Documents: parts replaced, the whole checked, and mistakes told where they were made.
+
+use config::{Document, Format, Kind, What};
+
+const CONFIG: &str = r#"version: 1
+node: { id: me }
+workers: 2
+listeners:
+  - { name: web, address: "127.0.0.1:8080", http: {} }
+services:
+  - { name: cart, endpoints: [{ address: 10.0.0.1:80, weight: 2 }] }
+  - { name: shop, endpoints: [{ address: 10.0.0.2:80 }], connect_timeout: 250ms }
+routes:
+  - { name: shop, hosts: [shop], backends: [{ service: shop }] }
+  - { name: rest, backends: [{ service: cart }] }
+"#;
+
+fn document() -> Document {
+    Document::parse("file.yaml", CONFIG.as_bytes(), Format::Yaml).unwrap()
+}
+
+fn changes(from: &Document, to: &Document) -> Vec<(String, What)> {
+    from.changes(to).into_iter().map(|change| (change.path, change.what)).collect()
+}
+
+#[test]
+fn as_json_it_is_the_same_document() {
+    let document = document();
+    let json = document.to_json().to_string();
+    let again = Document::parse("body", json.as_bytes(), Format::Json).unwrap();
+    assert_eq!(again.hash(), document.hash());
+    assert_eq!(again.check().unwrap().config, document.check().unwrap().config);
+    assert_eq!(document.to_json()["services"][0]["endpoints"][0]["weight"], 2);
+    assert_eq!(document.to_json()["services"][1]["connect_timeout"], "250ms");
+}
+
+#[test]
+fn effective_has_the_defaults() {
+    let text = format!("{CONFIG}defaults: {{ service: {{ pool: {{ idle_timeout: 3s }} }} }}\n");
+    let document = Document::parse("file", text.as_bytes(), Format::Yaml).unwrap();
+    let json = document.effective_json();
+    assert_eq!(json["shutdown"]["deadline"], "30s");
+    assert_eq!(json["services"][0]["connect_timeout"], "1s");
+    assert_eq!(json["services"][1]["connect_timeout"], "250ms");
+    assert_eq!(json["services"][1]["pool"]["idle_timeout"], "3s");
+    assert_eq!(json["services"][1]["pool"]["idle_per_endpoint"].to_string(), "64");
+    assert_eq!(json["routes"][0]["timeouts"]["response"], "15s");
+    // What it says is what the config does.
+    let again = Document::parse("body", json.to_string().as_bytes(), Format::Json).unwrap();
+    assert_eq!(again.check().unwrap().config, document.check().unwrap().config);
+}
+
+#[test]
+fn an_item_is_put_in_its_place_or_at_the_end() {
+    let before = document();
+    let put = |name, body: &str| {
+        before.with_item(Kind::Services, name, "body", body.as_bytes(), Format::Json)
+    };
+    let after = put("cart", r#"{"endpoints": [{"address": "10.9.9.9:80"}]}"#).unwrap();
+    assert_eq!(changes(&before, &after), [("services/cart".to_owned(), What::Changed)]);
+    let config = after.check().unwrap().config;
+    assert_eq!(&*config.services[0].name, "cart", "its place stays");
+    let (item, hash) = after.item(Kind::Services, "cart").unwrap();
+    assert_eq!(item["endpoints"][0]["address"], "10.9.9.9:80");
+    assert_ne!(hash, before.item(Kind::Services, "cart").unwrap().1);
+
+    let after =
+        put("new", r#"{"name": "new", "endpoints": [{"address": "10.9.9.9:80"}]}"#).unwrap();
+    assert_eq!(changes(&before, &after), [("services/new".to_owned(), What::Added)]);
+    assert_eq!(changes(&after, &before), [("services/new".to_owned(), What::Removed)]);
+    let wrong = put("new", r#"{"name": "old", "endpoints": []}"#).err().unwrap();
+    assert!(wrong.to_string().contains("this is about `new`"), "{wrong}");
+}
+
+#[test]
+fn mistakes_are_told_where_they_were_made() {
+    let before = document();
+    let body = "{\n  \"endpoints\": [{\"address\": \"10.9.9.9:80\", \"wieght\": 1}]\n}";
+    let after = before.with_item(Kind::Services, "cart", "body", body.as_bytes(), Format::Json);
+    let wrong = after.unwrap().check().unwrap_err();
+    let [only] = &wrong.list[..] else { panic!("{wrong}") };
+    assert_eq!((only.file.as_str(), only.line, only.column), ("body", 2, 44));
+    assert_eq!(only.path, "services[0].endpoints[0]");
+    // And where they turn up elsewhere.
+    let wrong = before.without_item(Kind::Services, "shop").unwrap().check().unwrap_err();
+    let [only] = &wrong.list[..] else { panic!("{wrong}") };
+    assert_eq!((only.file.as_str(), only.line), ("file.yaml", 10));
+    assert!(before.without_item(Kind::Services, "nothing").is_none());
+}
+
+#[test]
+fn a_batch_is_whole_or_not_at_all() {
+    let before = document();
+    let batch = |body: &str| before.with_batch("body", body.as_bytes(), Format::Yaml);
+    let after = batch(
+        "put: { services: [{ name: new, endpoints: [{ address: 10.1.1.1:80 }] }],
+                routes: [{ name: shop, backends: [{ service: new }] }] }
+delete: { services: [shop] }",
+    )
+    .unwrap();
+    after.check().unwrap();
+    let expected = [
+        ("services/new", What::Added),
+        ("services/shop", What::Removed),
+        ("routes/shop", What::Changed),
+    ];
+    assert_eq!(changes(&before, &after), expected.map(|(path, what)| (path.to_owned(), what)));
+
+    for (body, message) in [
+        ("delete: { services: [none] }", "there is no service with the name `none`"),
+        ("put: { service: [] }", "unknown key `service`"),
+        ("puts: {}", "unknown key `puts`"),
+        ("put: { services: {} }", "this is a list"),
+        ("put: { services: [{ endpoints: [] }] }", "needs its `name`"),
+        ("[]", "a config is a map"),
+        ("delete: { services: [[]] }", "this is a name, not a list"),
+    ] {
+        let wrong = batch(body).err().unwrap_or_else(|| panic!("{body}"));
+        assert!(wrong.to_string().contains(message), "{body}: {wrong}");
+    }
+    // One bad item among good ones is named.
+    let body =
+        "put: { services: [{ name: a, endpoints: [{ address: 10.1.1.1:80 }] }, { name: b }] }";
+    let wrong = batch(body).unwrap().check().unwrap_err().to_string();
+    assert!(wrong.contains("a service needs exactly one of"), "{wrong}");
+}
+
+#[test]
+fn a_push_of_a_whole_config_keeps_what_is_read_at_start() {
+    let before = document();
+    let push = |text: &str| {
+        let pushed = Document::parse("body", text.as_bytes(), Format::Yaml).unwrap();
+        before.replaced_by(&pushed)
+    };
+    let after = push(
+        "listeners: [{ name: web, address: 127.0.0.1:8080, http: {} }]\nroutes: []\nservices: []",
+    );
+    let (old, new) = (before.check().unwrap().config, after.check().unwrap().config);
+    assert_eq!((new.node.clone(), new.workers), (old.node.clone(), old.workers));
+    assert_eq!(old.boot_change(&new), None);
+    assert!(new.routes.is_empty());
+    let after = push("workers: 3\nlisteners: [{ name: web, address: 127.0.0.1:8080, http: {} }]");
+    assert_eq!(old.boot_change(&after.check().unwrap().config), Some("workers"));
+    assert_eq!(push(CONFIG).hash(), before.hash());
+}
+
+/// Pushes go on for years; what nothing refers to goes.
+#[test]
+fn texts_of_old_pushes_are_not_kept() {
+    let mut document = document();
+    for round in 0..1_000 {
+        let body = format!(r#"{{"endpoints": [{{"address": "10.0.0.1:{}"}}]}}"#, 1_000 + round);
+        document = document
+            .with_item(
+                Kind::Services,
+                "cart",
+                &format!("body {round}"),
+                body.as_bytes(),
+                Format::Json,
+            )
+            .unwrap();
+    }
+    assert!(document.texts() <= 257, "{}", document.texts());
+    let body = r#"{"endpoints": [{"address": "no"}]}"#;
+    let wrong = document.with_item(Kind::Services, "shop", "last", body.as_bytes(), Format::Json);
+    let wrong = wrong.unwrap().check().unwrap_err();
+    assert_eq!(wrong.list[0].file, "last");
+    let wrong = document.without_item(Kind::Services, "cart").unwrap().check().unwrap_err();
+    assert_eq!((wrong.list[0].file.as_str(), wrong.list[0].line), ("file.yaml", 11));
+}
+
+#[test]
+fn defaults_are_merged_key_by_key() {
+    let check = |text: &str| {
+        Document::parse("file", text.as_bytes(), Format::Yaml).and_then(|document| document.check())
+    };
+    let base = r#"
+listeners: [{ name: web, address: "127.0.0.1:1", http: {}, timeouts: { head: 1s } },
+            { name: db, address: "127.0.0.1:2", tcp: { service: a } }]
+services: [{ name: a, endpoints: [{ address: "127.0.0.1:3" }], pool: { max_age: 1m } },
+           { name: b, endpoints: [{ address: "127.0.0.1:4" }], connect_timeout: 9s }]
+routes: [{ name: all, backends: [{ service: a }], timeouts: { total: 9s } }]
+"#;
+    let defaults = r#"
+defaults:
+  listener: { http: { header_size: 8KiB }, limits: { connections: 7 } }
+  service: { connect_timeout: 2s, pool: { idle_timeout: 3s, max_age: 4m } }
+  route: { timeouts: { response: 5s, total: 6s } }
+"#;
+    let config = check(&format!("{base}{defaults}")).unwrap().config;
+    let seconds = std::time::Duration::from_secs;
+    assert_eq!(config.services[0].connect_timeout, seconds(2));
+    assert_eq!(config.services[1].connect_timeout, seconds(9));
+    let pools: Vec<_> =
+        config.services.iter().map(|s| (s.pool.idle_timeout, s.pool.max_age)).collect();
+    assert_eq!(pools[0], (Some(seconds(3)), Some(seconds(60))));
+    assert_eq!(pools[1], (Some(seconds(3)), Some(seconds(240))));
+    let timeouts = &config.routes[0].timeouts;
+    assert_eq!((timeouts.response, timeouts.total), (Some(seconds(5)), Some(seconds(9))));
+    let connections = config.listeners.iter().map(|l| l.limits.connections.map(|n| n.get()));
+    assert_eq!(connections.collect::<Vec<_>>(), [Some(7), Some(7)]);
+    assert!(matches!(config.listeners[1].kind, config::ListenerKind::Tcp(_)), "a choice stands");
+    let config::ListenerKind::Http(http) = &config.listeners[0].kind else { panic!() };
+    assert_eq!(http.header_size, 8 << 10, "and what is chosen is merged");
+
+    for (defaults, message) in [
+        ("defaults: { service: { conect_timeout: 1s } }", "did you mean `connect_timeout`?"),
+        ("defaults: { service: { name: a } }", "`name` has no default"),
+        ("defaults: { services: {} }", "unknown key `services`"),
+        ("defaults: { service: [] }", "defaults are a map"),
+        ("defaults: { service: { connect_timeout: 1 } }", "say the unit"),
+        ("defaults: { service: { tls: {} } }", "not supported yet"),
+    ] {
+        let wrong = check(&format!("{base}{defaults}")).unwrap_err();
+        assert!(wrong.to_string().contains(message), "{defaults}: {wrong}");
+        assert_eq!(wrong.list.len(), 1, "{wrong}");
+        assert_eq!(wrong.list[0].line, 7, "{wrong}");
+    }
+}
