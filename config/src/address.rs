@@ -85,6 +85,11 @@ impl Network {
         self.0.contains(&address.to_canonical())
     }
 
+    /// Whether all addresses of the other are of this one.
+    pub(crate) fn encloses(&self, other: &Network) -> bool {
+        self.0.contains(&other.0)
+    }
+
     pub fn address(&self) -> IpAddr {
         self.0.network()
     }

@@ -13,6 +13,7 @@ use crate::process::{
     Shutdown, WORKERS_KIND, Workers, admin, io, limits, node, pin, probes, shutdown, workers,
 };
 use crate::reader::{list, or_none};
+use crate::regex::Regexes;
 use crate::report::{Problem, Report};
 use crate::route::{ROUTE, Route, route};
 use crate::service::{SERVICE, Service, service};
@@ -121,15 +122,16 @@ pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
         listeners(tree, report, &names, header_size_max, &mut bound)
     });
     let services = fields.get("services", |tree, report| list(tree, report, service));
+    let mut regexes = Regexes::default();
     let routes = fields.get("routes", |tree, report| {
-        list(tree, report, |tree, report| route(tree, report, &names))
+        list(tree, report, |tree, report| route(tree, report, &names, &mut regexes))
     });
     bound.extend(admin.iter().flatten().map(|admin| Bound::at(tree, "admin", &admin.address)));
     bound.extend(probes.iter().flatten().map(|probes| Bound::at(tree, "probes", &probes.address)));
     check_collisions(&bound, fields.report);
     if let (Some(listeners), Some(routes)) = (&listeners, &routes) {
         warn_of_idle_listeners(tree, listeners, routes, fields.report);
-        warn_of_overlaps(tree, routes, fields.report);
+        warn_of_overlaps(tree, listeners, routes, fields.report);
     }
     version?;
     Some(Config {

@@ -47,6 +47,10 @@ pub(crate) enum Kind {
     Method,
     Host,
     Path,
+    Regex,
+    Status,
+    /// Header names, each with its value.
+    Headers,
     Word(&'static dyn Vocabulary),
     /// `none`, or the other.
     OrNone(&'static Kind),

@@ -11,7 +11,7 @@
 //! yaml | toml_text | json   text → tree: values that know where they stand
 //! join, environment         several files → one tree; ${NAME} put in
 //! names                     who is called what, so that references can point forward
-//! config → process, access_log, listener, service, route
+//! config → process, access_log, listener, service, route (→ condition, action, edits)
 //!                           tree → types, key by key, by the tables of definition
 //! overlap                   what is not wrong and rarely meant: routes in each other's way
 //! ```
@@ -32,10 +32,13 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod action;
 mod address;
+mod condition;
 mod config;
 mod definition;
 mod diagnostic;
+mod edits;
 mod environment;
 mod fingerprint;
 mod join;
@@ -45,9 +48,11 @@ mod load;
 mod name;
 mod names;
 mod overlap;
+mod path;
 mod process;
 mod reader;
 mod reference;
+mod regex;
 mod report;
 mod route;
 mod service;
@@ -58,17 +63,22 @@ mod units;
 mod yaml;
 
 pub use access_log::{AccessLog, LogFormat, LogOutput};
+pub use action::{Action, Backend, Redirect, RedirectPath, Respond, Rewrite, Scheme};
 pub use address::{Address, Network};
+pub use condition::{Condition, Test};
 pub use config::Config;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use edits::HeaderEdits;
 pub use listener::{
     ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,
     ListenerTimeouts, TcpListener,
 };
 pub use load::{Failure, Format, Loaded, load, parse};
 pub use name::Name;
+pub use path::normalize as normalize_path;
 pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, WORKERS_MAX, Workers};
 pub use reference::reference;
+pub use regex::Regex;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
 pub use service::{Balance, Endpoint, Pool, Service};
 pub use units::Ratio;

@@ -1,14 +1,17 @@
-//! Routes that stand in each other's way: two that differ in nothing but their names, of which the
-//! lesser takes it, and routes that no request can reach. Neither is wrong, and both are rarely
-//! meant, so they are warnings.
+//! Routes that stand in each other's way: matches that no request can reach, because another takes
+//! all of theirs before them or because their path is written as none ever is, and matches between
+//! which only a name decides. None of it is wrong, and all of it is rarely meant, so these are
+//! warnings.
 //!
-//! A request is judged by host, then path, then method, so only matches with the same host and the
-//! same path can tie. One that names methods wins against one that takes all, and CONNECT has to
-//! be named.
+//! Whatever is called unreachable is: one other match takes every request of it, and comes first.
+//! That several do together is not looked for, except method by method.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
+use crate::condition::{Condition, Test};
 use crate::diagnostic::quoted;
+use crate::listener::{Listener, ListenerKind};
 use crate::report::{Problem, Report};
 use crate::route::{HostPattern, Match, PathMatch, Route};
 use crate::source::Span;
@@ -17,29 +20,60 @@ use crate::tree::{Node, Value};
 /// Listeners times hosts times methods, of all routes together: 100,000 routes with ten each. In a
 /// config that has more, nothing is compared.
 const COMPARED_MAX: usize = 1_000_000;
+/// Looks at one condition or method of another match. When they are used up, nothing more is found.
+const LOOKS_MAX: usize = 20_000_000;
 
-/// What one match of a route wants. In the order in which they are compared: those that may tie
-/// stand beside each other, the winner first.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// More ties are not told anyway.
+const TIES_MAX: usize = 10_000;
+
+/// What one match of a route wants, on one listener and host.
 struct Claim<'c> {
-    listener: usize,
-    host: &'c HostPattern,
-    path: Option<&'c PathMatch>,
+    place: Place<'c>,
+    priority: i32,
     route_name: &'c str,
     /// By the index that the config gives.
     route: usize,
     /// Within its route.
     index: usize,
-    methods: &'c [String],
+    condition: &'c Match,
 }
 
-/// A route that loses to another, and where.
-struct Tie<'c> {
+/// Matches of one priority tie only in one place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place<'c> {
+    listener: usize,
+    host: HostPlace<'c>,
+    path: PathPlace<'c>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum HostPlace<'c> {
+    Exact(&'c str),
+    Wildcard(&'c str),
+    Any,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum PathPlace<'c> {
+    Exact(&'c str),
+    Regex(&'c str),
+    /// Without a slash at its end, so that `/` is empty.
+    Prefix(&'c str),
+}
+
+/// A match that another takes requests from.
+struct Loss<'c> {
     loser: &'c Claim<'c>,
     winner: &'c Claim<'c>,
+    is_whole: bool,
 }
 
-pub(crate) fn warn_of_overlaps(tree: &Node, routes: &[Route], report: &mut Report<'_>) {
+pub(crate) fn warn_of_overlaps(
+    tree: &Node,
+    listeners: &[Listener],
+    routes: &[Route],
+    report: &mut Report<'_>,
+) {
     let size = routes.iter().map(|route| {
         let methods: usize = route.matches.iter().map(|m| m.methods.len().max(1)).sum();
         route.listeners.len().saturating_mul(route.hosts.len()).saturating_mul(methods)
@@ -50,89 +84,360 @@ pub(crate) fn warn_of_overlaps(tree: &Node, routes: &[Route], report: &mut Repor
     if size.fold(0, usize::saturating_add) > COMPARED_MAX {
         return;
     }
-    let claims = routes.iter().enumerate().flat_map(|(index, route)| claims_of(index, route));
-    let mut claims: Vec<Claim<'_>> = claims.collect();
-    claims.sort_unstable();
-    let (ties, reached) = compare(&claims, routes.len());
+    let normalizes: Vec<bool> = listeners
+        .iter()
+        .map(|listener| matches!(&listener.kind, ListenerKind::Http(http) if http.normalize_path))
+        .collect();
+    let odd = warn_of_odd_paths(items, routes, &normalizes, report);
+    let claims: Vec<Claim<'_>> = routes
+        .iter()
+        .enumerate()
+        .flat_map(|(index, route)| claims_of(index, route, &normalizes))
+        .collect();
+    let Found { losses, reached } = compare(&claims, routes.len());
     let mut winners: HashMap<usize, Vec<&Claim<'_>>> = HashMap::new();
     let mut told = HashSet::new();
-    for Tie { loser, winner } in
-        ties.iter().filter(|t| told.insert((t.loser.route, t.winner.route)))
+    for Loss { loser, winner, is_whole } in
+        losses.iter().filter(|l| told.insert((l.loser.route, l.winner.route)))
     {
         match reached[loser.route] {
-            true => report.add(tie_problem(items, loser, winner)),
-            false => winners.entry(loser.route).or_default().push(winner),
+            // Somebody raised its priority for a reason.
+            true if winner.priority > loser.priority => {}
+            true => report.add(tie_problem(items, loser, winner, *is_whole)),
+            false if *is_whole => winners.entry(loser.route).or_default().push(winner),
+            false => {}
         }
     }
-    for (index, route) in routes.iter().enumerate().filter(|(index, _)| !reached[*index]) {
+    let unreached = routes.iter().enumerate().filter(|(index, _)| !reached[*index] && !odd[*index]);
+    for (index, route) in unreached {
         let winners = winners.get(&index).map_or(&[][..], Vec::as_slice);
         report.add(unreachable_problem(items, index, route, winners));
     }
 }
 
-fn claims_of(index: usize, route: &Route) -> impl Iterator<Item = Claim<'_>> {
+/// Requests are made normal before they are matched, so a path that is not can never match. Says
+/// which routes have one.
+fn warn_of_odd_paths(
+    items: &[Node],
+    routes: &[Route],
+    normalizes: &[bool],
+    report: &mut Report<'_>,
+) -> Vec<bool> {
+    let mut odd = vec![false; routes.len()];
+    for (route, index) in routes.iter().zip(0..) {
+        if !route.listeners.iter().all(|listener| normalizes[*listener]) {
+            continue;
+        }
+        for (at, condition) in route.matches.iter().enumerate() {
+            let Some((path, normal)) = condition.path.as_ref().and_then(normal_form) else {
+                continue;
+            };
+            odd[index] = true;
+            let (span, place) = place_of_match(items, index, at);
+            let message =
+                format!("the path {} can never match: requests come in normal form", quoted(path));
+            report.add(
+                Problem::warning(span, message)
+                    .path(format!("{place}.path"))
+                    .hint(format!("write {}, or set `normalize_path: false`", quoted(&normal))),
+            );
+        }
+    }
+    odd
+}
+
+/// A path that is not normal, and what it would be.
+fn normal_form(path: &PathMatch) -> Option<(&str, String)> {
+    let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = path else { return None };
+    let mut normal = path.clone().into_bytes();
+    let len = crate::path::normalize(&mut normal);
+    normal.truncate(len);
+    let normal = String::from_utf8(normal).ok()?;
+    (normal != *path).then_some((path, normal))
+}
+
+fn claims_of<'c>(
+    index: usize,
+    route: &'c Route,
+    normalizes: &'c [bool],
+) -> impl Iterator<Item = Claim<'c>> {
     let places =
         route.listeners.iter().flat_map(|&l| route.hosts.iter().map(move |host| (l, host)));
     places.flat_map(move |(listener, host)| {
-        let matches = route.matches.iter().enumerate().filter(|(_, m)| can_match(m));
+        let matches = route.matches.iter().enumerate().filter(move |(_, condition)| {
+            let odd = condition.path.as_ref().is_some_and(|path| normal_form(path).is_some());
+            has_path(condition) && !(odd && normalizes[listener])
+        });
         matches.map(move |(at, condition)| Claim {
-            listener,
-            host,
-            path: condition.path.as_ref().filter(|path| !takes_all(path)),
+            place: Place {
+                listener,
+                host: HostPlace::of(host),
+                path: PathPlace::of(condition.path.as_ref()),
+            },
+            priority: route.priority,
             route_name: &route.name,
             route: index,
             index: at,
-            methods: &condition.methods,
+            condition,
         })
     })
 }
 
-fn takes_all(path: &PathMatch) -> bool {
-    matches!(path, PathMatch::Prefix(prefix) if prefix == "/")
-}
-
 /// RFC 9112 §3.2.3: CONNECT has no path.
-fn can_match(condition: &Match) -> bool {
+fn has_path(condition: &Match) -> bool {
     let is_connect = |method: &String| method == "CONNECT";
-    condition.path.as_ref().is_none_or(takes_all)
-        || condition.methods.is_empty()
-        || !condition.methods.iter().all(is_connect)
+    let takes_none = match PathPlace::of(condition.path.as_ref()) {
+        PathPlace::Prefix(prefix) => prefix.is_empty(),
+        PathPlace::Regex(_) => true,
+        PathPlace::Exact(_) => false,
+    };
+    takes_none || condition.methods.is_empty() || !condition.methods.iter().all(is_connect)
 }
 
-/// What ties, and which routes some request can reach.
-fn compare<'c>(claims: &'c [Claim<'c>], routes: usize) -> (Vec<Tie<'c>>, Vec<bool>) {
-    let (mut ties, mut reached) = (Vec::new(), vec![false; routes]);
-    for rivals in
-        claims.chunk_by(|a, b| (a.listener, a.host, a.path) == (b.listener, b.host, b.path))
-    {
-        // `None` stands for all the methods that nobody names.
-        let mut taken: HashMap<Option<&str>, &Claim<'_>> = HashMap::new();
-        for claim in rivals {
-            let named = claim.methods.iter().map(|method| Some(method.as_str()));
-            for method in named.chain(claim.methods.is_empty().then_some(None)) {
-                let winner = *taken.entry(method).or_insert(claim);
-                match winner.route == claim.route {
-                    true => reached[claim.route] = true,
-                    false => ties.push(Tie { loser: claim, winner }),
-                }
+impl<'c> HostPlace<'c> {
+    fn of(host: &'c HostPattern) -> HostPlace<'c> {
+        match host {
+            HostPattern::Any => HostPlace::Any,
+            HostPattern::Exact(host) => HostPlace::Exact(host),
+            HostPattern::Wildcard(suffix) => HostPlace::Wildcard(suffix),
+        }
+    }
+
+    /// Itself, and all others that take whatever this one takes.
+    fn enclosing(self) -> impl Iterator<Item = HostPlace<'c>> {
+        let name = match self {
+            HostPlace::Exact(name) | HostPlace::Wildcard(name) => name,
+            HostPlace::Any => "",
+        };
+        let suffixes =
+            name.match_indices('.').map(|(dot, _)| HostPlace::Wildcard(&name[dot + 1..]));
+        let any = (self != HostPlace::Any).then_some(HostPlace::Any);
+        std::iter::once(self).chain(suffixes).chain(any)
+    }
+}
+
+impl<'c> PathPlace<'c> {
+    fn of(path: Option<&'c PathMatch>) -> PathPlace<'c> {
+        match path {
+            None => PathPlace::Prefix(""),
+            Some(PathMatch::Prefix(prefix)) => PathPlace::Prefix(prefix.trim_end_matches('/')),
+            Some(PathMatch::Exact(path)) => PathPlace::Exact(path),
+            Some(PathMatch::Regex(regex)) => PathPlace::Regex(regex.as_str()),
+        }
+    }
+
+    fn len(self) -> usize {
+        let (PathPlace::Exact(text) | PathPlace::Regex(text) | PathPlace::Prefix(text)) = self;
+        text.len()
+    }
+
+    /// Itself, and all others that take whatever this one takes, as far as that can be told.
+    fn enclosing(self) -> impl Iterator<Item = PathPlace<'c>> {
+        let (text, whole) = match self {
+            PathPlace::Exact(path) => (path, Some(PathPlace::Prefix(path))),
+            PathPlace::Prefix(prefix) => (prefix, None),
+            PathPlace::Regex(_) => ("/", None),
+        };
+        let shorter = text.match_indices('/').map(|(slash, _)| PathPlace::Prefix(&text[..slash]));
+        std::iter::once(self).chain(whole).chain(shorter)
+    }
+}
+
+impl<'c> Place<'c> {
+    fn enclosing(self) -> impl Iterator<Item = Place<'c>> {
+        self.host.enclosing().flat_map(move |host| {
+            self.path.enclosing().map(move |path| Place { host, path, ..self })
+        })
+    }
+}
+
+impl Claim<'_> {
+    /// What is compared between matches of one place and priority, before the name; the lesser is
+    /// the better.
+    fn rank(&self) -> (bool, Reverse<usize>, Reverse<usize>) {
+        let Match { methods, headers, cookies, query, .. } = self.condition;
+        (methods.is_empty(), Reverse(headers.len() + cookies.len()), Reverse(query.len()))
+    }
+
+    /// Whether it takes a method, or, for `None`, all those that nobody names.
+    fn takes(&self, method: Option<&str>) -> bool {
+        let methods = &self.condition.methods;
+        match method {
+            Some(method) if !methods.is_empty() => methods.iter().any(|m| m == method),
+            Some(method) => method != "CONNECT",
+            None => methods.is_empty(),
+        }
+    }
+
+    fn conditions(&self) -> [&[Condition]; 3] {
+        let Match { headers, cookies, query, .. } = self.condition;
+        [headers, cookies, query]
+    }
+
+    /// Whether every request that meets the other's conditions meets these. Of methods and places
+    /// nothing is said.
+    fn is_implied_by(&self, other: &Claim<'_>) -> bool {
+        let networks = &self.condition.source_ips;
+        let narrower = &other.condition.source_ips;
+        let sources = networks.is_empty()
+            || !narrower.is_empty()
+                && narrower.iter().all(|inner| networks.iter().any(|outer| outer.encloses(inner)));
+        let pairs = self.conditions().into_iter().zip(other.conditions());
+        sources && pairs.into_iter().all(|(ours, theirs)| ours.iter().all(|c| theirs.contains(c)))
+    }
+
+    /// Whether there is surely a request that meets the conditions of both.
+    fn goes_with(&self, other: &Claim<'_>) -> bool {
+        let (ours, theirs) = (&self.condition.source_ips, &other.condition.source_ips);
+        let sources = ours.is_empty()
+            || theirs.is_empty()
+            || ours.iter().any(|a| theirs.iter().any(|b| a.encloses(b) || b.encloses(a)));
+        sources
+            && self.conditions().into_iter().zip(other.conditions()).all(|(ours, theirs)| {
+                ours.iter().all(|our| theirs.iter().all(|their| go_together(our, their)))
+            })
+    }
+
+    /// How many looks comparing the two takes.
+    fn looks(&self, other: &Claim<'_>) -> usize {
+        let size = |claim: &Claim<'_>| {
+            1 + claim.condition.source_ips.len()
+                + claim.conditions().iter().map(|list| list.len()).sum::<usize>()
+        };
+        size(self) * size(other) + self.condition.methods.len()
+    }
+}
+
+/// Whether some value, or none, surely passes both. Of a name that is there twice, no more is said
+/// than of one that is there once: a client that sends both of two values is rare.
+fn go_together(a: &Condition, b: &Condition) -> bool {
+    if a.name != b.name || a == b {
+        return true;
+    }
+    let takes = |test: &Test, text: &str| test.takes(text.bytes());
+    match (a.negated, b.negated) {
+        (true, true) => true,
+        (true, false) => go_together(b, a),
+        (false, true) => match (&a.test, &b.test) {
+            (Test::Exact(text), test) => !takes(test, text),
+            (Test::Present | Test::Prefix(_), Test::Exact(_)) => true,
+            (Test::Present, Test::Prefix(_)) => true,
+            (Test::Prefix(wanted), Test::Prefix(barred)) => !wanted.starts_with(barred.as_str()),
+            (Test::Present | Test::Prefix(_) | Test::Regex(_), _) => false,
+        },
+        (false, false) => match (&a.test, &b.test) {
+            (Test::Exact(text), test) | (test, Test::Exact(text)) => takes(test, text),
+            (Test::Prefix(a), Test::Prefix(b)) => {
+                a.starts_with(b.as_str()) || b.starts_with(a.as_str())
+            }
+            (Test::Present, Test::Present | Test::Prefix(_)) => true,
+            (Test::Prefix(_), Test::Present) => true,
+            (Test::Regex(_), _) | (_, Test::Regex(_)) => false,
+        },
+    }
+}
+
+struct Found<'c> {
+    losses: Vec<Loss<'c>>,
+    /// By route: whether some request may reach it.
+    reached: Vec<bool>,
+}
+
+fn compare<'c>(claims: &'c [Claim<'c>], routes: usize) -> Found<'c> {
+    let mut places: HashMap<Place<'_>, Vec<&Claim<'_>>> = HashMap::new();
+    for claim in claims {
+        places.entry(claim.place).or_default().push(claim);
+    }
+    for rivals in places.values_mut() {
+        rivals.sort_unstable_by_key(|c| (Reverse(c.priority), c.rank(), c.route_name, c.index));
+    }
+    let highest = claims.iter().map(|claim| claim.priority).max().unwrap_or(0);
+    let mut looks = 0;
+    let (mut losses, mut reached) = (Vec::new(), vec![false; routes]);
+    for claim in claims {
+        let named = claim.condition.methods.iter().map(|method| Some(method.as_str()));
+        let every = claim.condition.methods.is_empty().then_some(None);
+        for method in named.chain(every) {
+            let mut before = Before { claim, method, looks: &mut looks, losses: &mut losses };
+            // Among equals, only what stands in the same place comes first and takes as much.
+            let many = if claim.priority < highest { usize::MAX } else { 1 };
+            let mut places_before = claim.place.enclosing().take(many);
+            if !places_before.any(|place| before.is_whole_lost_in(&places, place)) {
+                reached[claim.route] = true;
             }
         }
     }
-    (ties, reached)
+    Found { losses, reached }
 }
 
-fn tie_problem(items: &[Node], loser: &Claim<'_>, winner: &Claim<'_>) -> Problem {
-    let message = format!(
-        "the route {} has a match that {} has too, and loses it: of two names the lesser wins",
-        quoted(loser.route_name),
-        quoted(winner.route_name)
-    );
-    let (span, path) = place_of_match(items, loser);
-    let (winner_span, _) = place_of_match(items, winner);
+/// A claim, one of its methods, and what comes before it.
+struct Before<'a, 'c> {
+    claim: &'c Claim<'c>,
+    method: Option<&'c str>,
+    looks: &'a mut usize,
+    losses: &'a mut Vec<Loss<'c>>,
+}
+
+impl<'c> Before<'_, 'c> {
+    /// Whether a match in this place takes all that the claim could, and comes first. One that takes
+    /// only some of it, by no more than its name, is noted on the way.
+    fn is_whole_lost_in(
+        &mut self,
+        places: &HashMap<Place<'c>, Vec<&'c Claim<'c>>>,
+        place: Place<'c>,
+    ) -> bool {
+        *self.looks = self.looks.saturating_add(1 + place.path.len());
+        if *self.looks > LOOKS_MAX {
+            return false;
+        }
+        let Some(rivals) = places.get(&place) else { return false };
+        let loser = self.claim;
+        let ours = (Reverse(loser.priority), loser.rank(), loser.route_name);
+        for winner in rivals {
+            let is_here = place == loser.place;
+            let theirs = (Reverse(winner.priority), winner.rank(), winner.route_name);
+            if if is_here { theirs >= ours } else { winner.priority <= loser.priority } {
+                return false;
+            }
+            *self.looks = self.looks.saturating_add(winner.looks(loser));
+            if *self.looks > LOOKS_MAX {
+                return false;
+            }
+            if winner.route == loser.route || !winner.takes(self.method) {
+                continue;
+            }
+            if winner.is_implied_by(loser) {
+                self.losses.push(Loss { loser, winner, is_whole: true });
+                return true;
+            }
+            let ties = (theirs.0, theirs.1) == (ours.0, ours.1);
+            let may_be_told = self.losses.len() < TIES_MAX;
+            if is_here && ties && may_be_told && winner.goes_with(loser) {
+                self.losses.push(Loss { loser, winner, is_whole: false });
+            }
+        }
+        false
+    }
+}
+
+fn tie_problem(items: &[Node], loser: &Claim<'_>, winner: &Claim<'_>, is_whole: bool) -> Problem {
+    let (theirs, ours) = (quoted(winner.route_name), quoted(loser.route_name));
+    let message = match is_whole {
+        true => format!(
+            "the route {ours} has a match that {theirs} has too, and loses it: of two names the \
+             lesser wins"
+        ),
+        false => format!(
+            "the routes {theirs} and {ours} have matches that both fit some requests: of two names \
+             the lesser wins"
+        ),
+    };
+    let (span, path) = place_of_match(items, loser.route, loser.index);
+    let (winner_span, _) = place_of_match(items, winner.route, winner.index);
     Problem::warning(span, message)
         .path(path)
         .related(winner_span, "wins")
-        .hint("make their hosts, paths or methods differ")
+        .hint("make their conditions differ, or give one a higher `priority`")
 }
 
 fn unreachable_problem(
@@ -151,28 +456,68 @@ fn unreachable_problem(
         return Problem::warning(span, message).path(path).hint("take the `path` out");
     };
     let message = format!(
-        "the route {} can never match: all that it could take goes to {}{}, by the lesser name",
+        "the route {} can never match: all that it could take goes to {}{}, by {}",
         quoted(&route.name),
         quoted(winner.route_name),
-        if winners.len() > 1 { " and others" } else { "" }
+        if winners.len() > 1 { " and others" } else { "" },
+        if winner.priority > route.priority { "the higher priority" } else { "the lesser name" },
     );
-    let (winner_span, _) = place_of_match(items, winner);
+    let (winner_span, _) = place_of_match(items, winner.route, winner.index);
     Problem::warning(span, message)
         .path(path)
         .related(winner_span, "takes its requests")
-        .hint("make their hosts, paths or methods differ, or take one out")
+        .hint("make their conditions differ, or take one out")
 }
 
 /// The match as it is written, or the name of a route that has none.
-fn place_of_match(items: &[Node], claim: &Claim<'_>) -> (Span, String) {
-    let path = format!("routes[{}]", claim.route);
-    let Some(item) = items.get(claim.route) else {
+fn place_of_match(items: &[Node], route: usize, index: usize) -> (Span, String) {
+    let path = format!("routes[{route}]");
+    let Some(item) = items.get(route) else {
         return (Span::NOWHERE, path);
     };
     if let Some(Value::List(matches)) = item.get("matches").map(|list| &list.value)
-        && let Some(written) = matches.get(claim.index)
+        && let Some(written) = matches.get(index)
     {
-        return (written.span, format!("{path}.matches[{}]", claim.index));
+        return (written.span, format!("{path}.matches[{index}]"));
     }
     (item.get("name").map_or(item.span, |name| name.span), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_that_surely_go_together() {
+        let condition = |name: &str, test: &Test, negated| Condition {
+            name: name.to_owned(),
+            test: test.clone(),
+            negated,
+        };
+        let exact = |text: &str| Test::Exact(text.to_owned());
+        let prefix = |text: &str| Test::Prefix(text.to_owned());
+        let regex = |text: &str| Test::Regex(text.parse().unwrap());
+        let rows = [
+            (exact("a"), exact("b"), false, true),
+            (exact("ab"), prefix("a"), true, false),
+            (exact("b"), prefix("a"), false, true),
+            (exact("b"), regex("a*"), false, true),
+            (exact("aa"), regex("a*"), true, false),
+            (exact("a"), Test::Present, true, false),
+            (prefix("ab"), prefix("a"), true, false),
+            (prefix("ab"), prefix("b"), false, true),
+            (prefix("a"), Test::Present, true, false),
+            (regex("a"), regex("b"), false, false),
+            (regex("a"), prefix("b"), false, false),
+            (Test::Present, regex("b"), false, false),
+        ];
+        for (a, b, together, with_the_opposite) in rows {
+            let ours = condition("x", &a, false);
+            let is = |name, negated| go_together(&ours, &condition(name, &b, negated));
+            assert_eq!(is("x", false), together, "{a:?} {b:?}");
+            assert_eq!(is("x", true), with_the_opposite, "{a:?} and not {b:?}");
+            assert!(is("y", false) && is("y", true));
+            assert!(go_together(&condition("x", &a, true), &condition("x", &b, true)));
+        }
+    }
 }

@@ -14,7 +14,8 @@ pub fn reference() -> String {
          A duration is a whole number and `ms`, `s`, `m` or `h`; a size a whole number and `B`, \
          `KiB`, `MiB` or `GiB`; a ratio is in percent: `50%`. `none` is no limit. A name is \
          `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. An address is `127.0.0.1:8080`, `\"[::1]:8080\"`, \
-         `unix:/path` or `unix:@name`.\n",
+         `unix:/path` or `unix:@name`. A regex is in RE2's syntax and has to fit \
+         the whole text.\n",
     );
     object("config", &CONFIG, &mut text);
     text
@@ -87,6 +88,9 @@ fn value(kind: &Kind) -> String {
         Kind::Method => "method".into(),
         Kind::Host => "host".into(),
         Kind::Path => "path".into(),
+        Kind::Regex => "regex".into(),
+        Kind::Status => "status".into(),
+        Kind::Headers => "map: header to text".into(),
         Kind::Word(vocabulary) => code_list(&vocabulary.words()),
         Kind::OrNone(inner) => format!("{} or `none`", value(inner)),
         Kind::OrWords(words, inner) => format!("{} or {}", code_list(words), value(inner)),

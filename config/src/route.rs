@@ -1,27 +1,41 @@
-//! Which requests go to which service, and how long they may take.
+//! Which requests a route takes, what is done with them, and how long that may take.
 
 use std::time::Duration;
 
+use crate::action::{
+    Action, BACKEND, REDIRECT, RESPOND, REWRITE, Redirect, RedirectPath, Rewrite, backends,
+    redirect, respond, rewrite,
+};
+use crate::address::{Network, network};
+use crate::condition::{COOKIE, Condition, HEADER, QUERY, cookies, headers, query, regex};
 use crate::definition::{Key, Kind, Object};
 use crate::diagnostic::quoted;
+use crate::edits::{EDITS, HeaderEdits, edits};
 use crate::name::{Name, is_token, name};
 use crate::names::Names;
 use crate::reader::{list, or_none, text};
+use crate::regex::{Regex, Regexes};
 use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node;
-use crate::units::limit_duration;
+use crate::units::{integer, limit_duration};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub name: Name,
     /// Indices into `Config::listeners`, ascending, each once, each an http listener, at least one.
     pub listeners: Vec<usize>,
+    /// Higher first, before everything else.
+    pub priority: i32,
     /// Any one of these; never empty.
     pub hosts: Vec<HostPattern>,
     /// Any one of these; never empty.
     pub matches: Vec<Match>,
-    /// Index into `Config::services`.
-    pub service: usize,
+    pub action: Action,
+    /// Nothing, unless the action is [`Action::Forward`].
+    pub rewrite: Rewrite,
+    /// None, unless the action is [`Action::Forward`].
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
     pub timeouts: RouteTimeouts,
 }
 
@@ -41,15 +55,22 @@ pub struct Match {
     pub path: Option<PathMatch>,
     /// Any one of these; empty: any method but CONNECT.
     pub methods: Vec<String>,
+    /// Of one name each, in lower case.
+    pub headers: Vec<Condition>,
+    pub cookies: Vec<Condition>,
+    pub query: Vec<Condition>,
+    /// Any one of these; empty: any source.
+    pub source_ips: Vec<Network>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathMatch {
     /// Begins with `/`.
     Exact(String),
     /// Whole segments: `/api` takes `/api` and `/api/x`, not `/apix`. Begins with `/` and does
     /// not end with one, except for `/` itself, which takes everything.
     Prefix(String),
+    Regex(Regex),
 }
 
 /// `None` is no limit, and no limit is ever zero.
@@ -65,7 +86,10 @@ pub struct RouteTimeouts {
 
 pub(crate) const ROUTE: Object = Object {
     name: "a route",
-    about: "Which requests go to which service.",
+    about: "Which requests it takes, and what is done with them. Of those that fit, one is chosen by \
+            `priority`; then host (exact, longest wildcard, any), path (exact, longest regex, \
+            longest prefix), method, number of headers and cookies, number of query conditions; \
+            then the lesser name.",
     one_of: &["backends", "redirect", "respond"],
     keys: &[
         Key::required("name", Kind::Name, "Told in logs and metrics."),
@@ -79,7 +103,7 @@ pub(crate) const ROUTE: Object = Object {
             Kind::List(&Kind::Host),
             "Any one of these, without a port; left out: any host. `\"*.x\"` is one or more labels before `x`.",
         ),
-        Key::not_yet("priority"),
+        Key::default("priority", Kind::Number, "0", "Higher first, before everything else."),
         Key::optional(
             "matches",
             Kind::List(&Kind::Object(&MATCH)),
@@ -88,16 +112,21 @@ pub(crate) const ROUTE: Object = Object {
         Key::optional(
             "backends",
             Kind::List(&Kind::Object(&BACKEND)),
-            "Where it goes; today exactly one.",
+            "Where it goes: each request to one of these, by weight.",
         ),
-        Key::not_yet("redirect"),
-        Key::not_yet("respond"),
+        Key::optional("redirect", Kind::Object(&REDIRECT), "Answer with a new address."),
+        Key::optional("respond", Kind::Object(&RESPOND), "Answer without a service."),
         Key::not_yet("sticky"),
         Key::not_yet("mirrors"),
         Key::not_yet("fault"),
-        Key::not_yet("rewrite"),
-        Key::not_yet("request_headers"),
-        Key::not_yet("response_headers"),
+        Key::default(
+            "rewrite",
+            Kind::Object(&REWRITE),
+            "{}",
+            "What is made anew on the way there.",
+        ),
+        Key::default("request_headers", Kind::Object(&EDITS), "{}", "Changes on the way there."),
+        Key::default("response_headers", Kind::Object(&EDITS), "{}", "Changes on the way back."),
         Key::default("timeouts", Kind::Object(&TIMEOUTS), "{}", "How long an exchange may take."),
         Key::not_yet("retry"),
         Key::not_yet("hedge"),
@@ -118,10 +147,14 @@ pub(crate) const MATCH: Object = Object {
             Kind::List(&Kind::Method),
             "Any one of these; left out: any but CONNECT, which has to be named.",
         ),
-        Key::not_yet("headers"),
-        Key::not_yet("cookies"),
-        Key::not_yet("query"),
-        Key::not_yet("source_ips"),
+        Key::optional("headers", Kind::List(&Kind::Object(&HEADER)), "All of these."),
+        Key::optional("cookies", Kind::List(&Kind::Object(&COOKIE)), "All of these."),
+        Key::optional("query", Kind::List(&Kind::Object(&QUERY)), "All of these."),
+        Key::optional(
+            "source_ips",
+            Kind::List(&Kind::Network),
+            "Any one of these has the address of who has connected; over a Unix socket none has.",
+        ),
         Key::not_yet("identities"),
     ],
 };
@@ -133,20 +166,7 @@ pub(crate) const PATH: Object = Object {
     keys: &[
         Key::optional("exact", Kind::Path, "The whole path."),
         Key::optional("prefix", Kind::Path, "Whole segments: `/api` takes `/api/x`, not `/apix`."),
-        Key::not_yet("regex"),
-    ],
-};
-
-pub(crate) const BACKEND: Object = Object {
-    name: "a backend",
-    about: "Where a route's requests go.",
-    one_of: &[],
-    keys: &[
-        Key::required("service", Kind::Name, "The service."),
-        Key::not_yet("labels"),
-        Key::not_yet("weight"),
-        Key::not_yet("request_headers"),
-        Key::not_yet("response_headers"),
+        Key::optional("regex", Kind::Regex, "The whole path."),
     ],
 };
 
@@ -172,25 +192,80 @@ pub(crate) const TIMEOUTS: Object = Object {
     ],
 };
 
-pub(crate) fn route(node: &Node, report: &mut Report<'_>, names: &Names) -> Option<Route> {
+pub(crate) fn route(
+    node: &Node,
+    report: &mut Report<'_>,
+    names: &Names,
+    regexes: &mut Regexes,
+) -> Option<Route> {
     let mut fields = report.fields(node, &ROUTE)?;
     let name = fields.get("name", name);
     let listeners = match fields.node("listeners") {
         Some(_) => fields.get("listeners", |node, report| listeners(node, report, names)),
         None => the_only_listener(&fields.span, fields.report, names),
     };
+    let priority = fields.get("priority", |n, r| integer(n, r, -1_000_000, 1_000_000));
     let hosts = fields.find("hosts", hosts);
-    let matches = fields.find("matches", matches);
-    let service = fields.get("backends", |node, report| backends(node, report, names));
+    let matches = fields.find("matches", |node, report| matches(node, report, regexes));
+    let backends = fields.find("backends", |node, report| backends(node, report, names));
+    let redirect = fields.find("redirect", redirect);
+    let respond = fields.find("respond", respond);
+    let rewrite = fields.get("rewrite", rewrite);
+    let request_headers = fields.get("request_headers", edits);
+    let response_headers = fields.get("response_headers", edits);
     let timeouts = fields.get("timeouts", timeouts);
-    Some(Route {
+    let action = match (backends?, redirect?, respond?) {
+        (Some(backends), None, None) => Action::Forward(backends),
+        (None, Some(redirect), None) => Action::Redirect(redirect),
+        (None, None, Some(respond)) => Action::Respond(respond),
+        // The choice was reported when the object was opened.
+        _ => return None,
+    };
+    if !matches!(action, Action::Forward(_)) {
+        let unused = ["rewrite", "request_headers"].map(|key| (key, fields.key_span(key)));
+        for (key, span) in unused.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+            let message = format!(
+                "nothing goes on from this route, so there is nothing to {}",
+                match key {
+                    "rewrite" => "rewrite",
+                    _ => "change on the way",
+                }
+            );
+            fields.report.add(Problem::error(span, message).hint(format!("take `{key}` out")));
+        }
+    }
+    let route = Route {
         name: name?,
         listeners: listeners?,
+        priority: priority?,
         hosts: hosts?.unwrap_or_else(|| vec![HostPattern::Any]),
         matches: matches?.unwrap_or_else(|| vec![Match::default()]),
-        service: service?,
+        action,
+        rewrite: rewrite?,
+        request_headers: request_headers?,
+        response_headers: response_headers?,
         timeouts: timeouts?,
-    })
+    };
+    check_prefix(&route, node, fields.report)?;
+    Some(route)
+}
+
+/// A new prefix wants to know what the old one was.
+fn check_prefix(route: &Route, node: &Node, report: &mut Report<'_>) -> Option<()> {
+    let is_regex = |condition: &Match| matches!(condition.path, Some(PathMatch::Regex(_)));
+    let key = match &route.action {
+        Action::Forward(_) if route.rewrite.prefix.is_some() => "rewrite",
+        Action::Redirect(Redirect { path: Some(RedirectPath::Prefix(_)), .. }) => "redirect",
+        _ => return Some(()),
+    };
+    if !route.matches.iter().any(is_regex) {
+        return Some(());
+    }
+    let at = node.get(key).and_then(|object| object.get("prefix")).unwrap_or(node);
+    let message = "a new prefix stands for what matched, and a regex matches the whole path";
+    let hint = "match by `prefix` or `exact`, or make it two routes";
+    report.add(Problem::error(at.span, message).hint(hint));
+    None
 }
 
 fn listeners(node: &Node, report: &mut Report<'_>, names: &Names) -> Option<Vec<usize>> {
@@ -228,12 +303,23 @@ fn hosts(node: &Node, report: &mut Report<'_>) -> Option<Vec<HostPattern>> {
     Some(hosts)
 }
 
-fn matches(node: &Node, report: &mut Report<'_>) -> Option<Vec<Match>> {
+fn matches(node: &Node, report: &mut Report<'_>, regexes: &mut Regexes) -> Option<Vec<Match>> {
     let matches = list(node, report, |node, report| {
         let mut fields = report.fields(node, &MATCH)?;
-        let path = fields.find("path", path);
+        let path = fields.find("path", |node, report| path(node, report, regexes));
         let methods = fields.find("methods", methods);
-        Some(Match { path: path?, methods: methods?.unwrap_or_default() })
+        let headers = fields.find("headers", |node, report| headers(node, report, regexes));
+        let cookies = fields.find("cookies", |node, report| cookies(node, report, regexes));
+        let query = fields.find("query", |node, report| query(node, report, regexes));
+        let source_ips = fields.find("source_ips", source_ips);
+        Some(Match {
+            path: path?,
+            methods: methods?.unwrap_or_default(),
+            headers: headers?.unwrap_or_default(),
+            cookies: cookies?.unwrap_or_default(),
+            query: query?.unwrap_or_default(),
+            source_ips: source_ips?.unwrap_or_default(),
+        })
     })?;
     if matches.is_empty() {
         report.add(empty_list(node, "a match"));
@@ -242,7 +328,16 @@ fn matches(node: &Node, report: &mut Report<'_>) -> Option<Vec<Match>> {
     Some(matches)
 }
 
-fn path(node: &Node, report: &mut Report<'_>) -> Option<PathMatch> {
+fn source_ips(node: &Node, report: &mut Report<'_>) -> Option<Vec<Network>> {
+    let networks = list(node, report, network)?;
+    if networks.is_empty() {
+        report.add(empty_list(node, "a network"));
+        return None;
+    }
+    Some(networks)
+}
+
+fn path(node: &Node, report: &mut Report<'_>, regexes: &mut Regexes) -> Option<PathMatch> {
     if let Some(scalar) = node.as_scalar() {
         let message = format!("a path match is a map, not {}", node.describe());
         let path = scalar.text.escape_debug();
@@ -253,11 +348,13 @@ fn path(node: &Node, report: &mut Report<'_>) -> Option<PathMatch> {
     let mut fields = report.fields(node, &PATH)?;
     let exact = fields.find("exact", |n, r| text(n, r, "a path", parse_path));
     let prefix = fields.find("prefix", |n, r| text(n, r, "a path", parse_path));
-    match (exact?, prefix?) {
-        (Some(path), None) => Some(PathMatch::Exact(path)),
-        (None, Some(path)) => Some(PathMatch::Prefix(without_last_slash(path))),
+    let regex = fields.find("regex", |node, report| regex(node, report, regexes));
+    match (exact?, prefix?, regex?) {
+        (Some(path), None, None) => Some(PathMatch::Exact(path)),
+        (None, Some(path), None) => Some(PathMatch::Prefix(without_last_slash(path))),
+        (None, None, Some(regex)) => Some(PathMatch::Regex(regex)),
         // The choice was reported when the object was opened.
-        (None, None) | (Some(_), Some(_)) => None,
+        _ => None,
     }
 }
 
@@ -268,20 +365,6 @@ fn methods(node: &Node, report: &mut Report<'_>) -> Option<Vec<String>> {
         return None;
     }
     Some(methods)
-}
-
-fn backends(node: &Node, report: &mut Report<'_>, names: &Names) -> Option<usize> {
-    let backends = list(node, report, |node, report| {
-        let mut fields = report.fields(node, &BACKEND)?;
-        fields.get("service", |node, report| names.service(node, report))
-    })?;
-    let message = match backends[..] {
-        [service] => return Some(service),
-        [] => "a route needs a backend",
-        _ => "more than one backend is not supported yet",
-    };
-    report.add(Problem::error(node.span, message).hint("write `[{ service: NAME }]`"));
-    None
 }
 
 fn timeouts(node: &Node, report: &mut Report<'_>) -> Option<RouteTimeouts> {
@@ -298,7 +381,7 @@ fn empty_list(node: &Node, what: &str) -> Problem {
         .hint("left out, the key matches everything it can")
 }
 
-fn parse_host(given: &str) -> Result<HostPattern, Complaint> {
+pub(crate) fn parse_host(given: &str) -> Result<HostPattern, Complaint> {
     if given == "*" {
         return Ok(HostPattern::Any);
     }
@@ -343,7 +426,7 @@ fn host_fault(domain: &str) -> Option<&'static str> {
     domain.split('.').any(str::is_empty).then_some("there is nothing between two of its dots")
 }
 
-fn parse_path(given: &str) -> Result<String, Complaint> {
+pub(crate) fn parse_path(given: &str) -> Result<String, Complaint> {
     const PATH_BYTES_MAX: usize = 8 << 10;
     let wrong = || Complaint::new(format!("{} is not a path", quoted(given)));
     if !given.starts_with('/') {
@@ -362,7 +445,7 @@ fn parse_path(given: &str) -> Result<String, Complaint> {
     Ok(given.into())
 }
 
-fn without_last_slash(path: String) -> String {
+pub(crate) fn without_last_slash(path: String) -> String {
     match path.trim_end_matches('/') {
         "" => "/".into(),
         trimmed => trimmed.into(),

@@ -82,6 +82,20 @@ pub(crate) fn number(node: &Node, report: &mut Report<'_>, min: u64, max: u64) -
     })
 }
 
+/// A whole number that may be below zero, within `min..=max`.
+pub(crate) fn integer(node: &Node, report: &mut Report<'_>, min: i32, max: i32) -> Option<i32> {
+    scalar(node, report, "a number", |scalar| {
+        let plain = scalar.style != Style::Quoted;
+        match scalar.text.parse::<i32>().ok().filter(|_| plain) {
+            Some(number) if (min..=max).contains(&number) => Ok(number),
+            _ if scalar.shape() == Shape::Number => {
+                Err(Complaint::new(format!("this is a whole number from {min} to {max}")))
+            }
+            _ => Err(Complaint::new(format!("expected a number, found {}", node.describe()))),
+        }
+    })
+}
+
 /// [`number`] where it counts things in memory and is never zero.
 pub(crate) fn count(node: &Node, report: &mut Report<'_>, max: u32) -> Option<NonZeroUsize> {
     let number = number(node, report, 1, u64::from(max))?;
