@@ -15,19 +15,24 @@ use std::time::Duration;
 use reactor::{Buf, Charge, Instant, Piece, RecvError, Sleep, Stream};
 
 use crate::downstream::connection::{Connection, Job, Next};
+use crate::edits::Edits;
 use crate::error::{Cause, Malformed, Shortage};
+use crate::http::location::Location;
+use crate::http::rewrite::NewPrefix;
 use crate::http::{Method, Version};
 use crate::http1::body::{BodyReader, Emit};
 use crate::http1::encode::{
-    Forward, OwnResponse, Proto, Respond, encode_own_response, encode_request, encode_response,
+    Answer, Forward, OwnResponse, Proto, Respond, encode_answer, encode_own_response,
+    encode_request, encode_response,
 };
 use crate::http1::framing::Framing;
 use crate::http1::head::{Asked, INTERIM_RESPONSES_MAX, Parsed, parse_request, parse_response};
 use crate::messages::{Request, Response};
-use crate::plan::{HttpListener, ListenerKind, Route};
+use crate::plan::{self, Action, Backend, HttpListener, ListenerKind, Route};
 use crate::record::Record;
 use crate::relay::{self, Body, BodyError, INLINE_MAX, Patience, Traffic, TunnelEnd};
 use crate::replay::{Try, may_replay};
+use crate::route;
 use crate::spare::{Desk, Lease};
 use crate::upstream::{self, Attempt, Upstream};
 use crate::worker::Worker;
@@ -68,6 +73,15 @@ struct Sent {
     attempt: Attempt,
     upstream: Upstream,
     is_reused: bool,
+}
+
+/// Where a request goes.
+struct Way<'p> {
+    route: &'p Route,
+    forward: &'p plan::Forward,
+    backend: &'p Backend,
+    /// What of the path the route's match took.
+    matched: usize,
 }
 
 /// Which connection a request goes out on.
@@ -124,31 +138,44 @@ impl Exchange<'_> {
     /// The way of a request.
     async fn run(&self, request: &mut Request) -> Result<Next, Failure> {
         self.receive_request(request).await?;
-        let route = self.route(request)?;
+        let (route, matched) = self.route(request)?;
+        let way = match &route.action {
+            Action::Forward(forward) => {
+                Way { route, forward, backend: self.split(route, forward), matched }
+            }
+            Action::Redirect(redirect) => {
+                let plan::Redirect { to, edits } = &**redirect;
+                return self.answer(request, to.status, "", edits, Some((to, matched))).await;
+            }
+            Action::Respond(respond) => {
+                let plan::Respond { status, body, edits } = &**respond;
+                return self.answer(request, *status, body, edits, None).await;
+            }
+        };
         let Some(total) = route.timeouts.total else {
-            return self.carry_out(request, route).await;
+            return self.carry_out(request, &way).await;
         };
         let deadline = self.record.began() + total;
-        let carried_out = self.carry_out(request, route);
+        let carried_out = self.carry_out(request, &way);
         let carried_out = self.worker.reactor.timeout_at(deadline, carried_out).await;
         carried_out.unwrap_or(Err(Failure::Because(Cause::TotalTimeout)))
     }
 
-    async fn carry_out(&self, request: &mut Request, route: &Route) -> Result<Next, Failure> {
+    async fn carry_out(&self, request: &mut Request, way: &Way<'_>) -> Result<Next, Failure> {
         match request.head.method {
-            Method::Connect => self.connect(route).await,
-            _ => self.forward(request, route).await,
+            Method::Connect => self.connect(way).await,
+            _ => self.forward(request, way).await,
         }
     }
 
     /// Sends the request to an upstream, and its response to the client.
-    async fn forward(&self, request: &mut Request, route: &Route) -> Result<Next, Failure> {
+    async fn forward(&self, request: &mut Request, way: &Way<'_>) -> Result<Next, Failure> {
         let mut body = BodyReader::new(request.head.framing, Emit::Wire);
         let inlined = self.begin_body(request, &mut body)?;
         let kept = body.position();
 
-        let mut sent = self.send(request, route, On::Any).await?;
-        let mut result = self.converse(request, &mut body, inlined, route, &sent).await;
+        let mut sent = self.send(request, way, On::Any).await?;
+        let mut result = self.converse(request, &mut body, inlined, way, &sent).await;
         // What of the body went on after the first bytes is gone.
         if let Err(Failure::Unanswered(_)) = result
             && body.is_at(kept)
@@ -156,8 +183,8 @@ impl Exchange<'_> {
         {
             drop(sent);
             self.record.begins_anew(self.worker.reactor.clock());
-            sent = self.send(request, route, On::New).await?;
-            result = self.converse(request, &mut body, inlined, route, &sent).await;
+            sent = self.send(request, way, On::New).await?;
+            result = self.converse(request, &mut body, inlined, way, &sent).await;
         }
         let answered = result?;
         let next = answered.next;
@@ -216,20 +243,76 @@ impl Exchange<'_> {
         }
     }
 
-    /// Which route takes the request.
-    fn route(&self, request: &Request) -> Result<&Route, Failure> {
+    /// Which route takes the request, and how much of its path that names.
+    fn route(&self, request: &Request) -> Result<(&Route, usize), Failure> {
         let (head, bytes) = (&request.head, &request.bytes);
-        let found =
-            self.http.router.lookup(head.host(bytes), head.path(bytes), head.method_token(bytes));
-        let found = found.map(|id| id.0 as usize);
-        self.record.route.set(found);
-        match found {
-            Some(index) => Ok(&self.worker.plan.routes[index]),
+        let peer = self.down.peer.as_ref();
+        let found = self.http.router.lookup(&route::Request {
+            host: head.host(bytes),
+            path: head.path(bytes),
+            method: head.method_token(bytes),
+            query: head.query(bytes),
+            fields: head.fields.shown(bytes, peer.is_some_and(|peer| peer.is_trusted)),
+            source_ip: peer.map(|peer| peer.ip),
+        });
+        let index = found.map(|chosen| chosen.route.0 as usize);
+        self.record.route.set(index);
+        match found.zip(index) {
+            Some((chosen, index)) => Ok((&self.worker.plan.routes[index], chosen.matched)),
             None if head.method == Method::Connect => {
                 Err(Failure::Because(Cause::ConnectNotAllowed))
             }
             None => Err(Failure::Because(Cause::NoRoute)),
         }
+    }
+
+    /// Which of the route's backends takes the request.
+    fn split<'p>(&self, route: &Route, forward: &'p plan::Forward) -> &'p Backend {
+        if let [only] = &*forward.backends {
+            return only;
+        }
+        let mut splits = self.worker.splits.borrow_mut();
+        let point = splits.next(route.id.index(), || self.worker.reactor.random());
+        &forward.backends[forward.weights.pick(point)]
+    }
+
+    /// Answers as the route says, without an upstream. `redirect`: where to, and how much of the path
+    /// the match took.
+    async fn answer(
+        &self,
+        request: &mut Request,
+        status: u16,
+        body: &str,
+        edits: &Edits,
+        redirect: Option<(&config::Redirect, usize)>,
+    ) -> Result<Next, Failure> {
+        if request.head.method != Method::Connect {
+            // What has come of a small body is read, so that the connection can stay.
+            let mut body = BodyReader::new(request.head.framing, Emit::Wire);
+            self.begin_body(request, &mut body)?;
+        }
+        self.settle().await?;
+        let (head, bytes) = (&request.head, &request.bytes);
+        let location = redirect.map(|(redirect, matched)| Location {
+            redirect,
+            scheme: config::Scheme::Http,
+            host: head.host(bytes),
+            path: head.path(bytes),
+            query: head.query(bytes),
+            matched,
+        });
+        if location.is_some_and(|location| !location.has_host()) {
+            return Err(Failure::Because(Cause::BadRequest(Malformed::MissingHost)));
+        }
+        let keep_alive = self.stays(request);
+        let (client, head_request) = (head.version, head.method == Method::Head);
+        let answer = Answer { status, location, body, edits, client, keep_alive, head_request };
+        let mut out = self.worker.reactor.take_vec();
+        encode_answer(&mut out, &answer);
+        self.record.status.set(status);
+        self.record.sent_out(out.len());
+        self.down.stream.start_send([Piece::Vec(out)]);
+        Ok(if keep_alive { Next::Request } else { Next::Linger })
     }
 
     /// Takes what of the body has arrived with the head, if it is small. Returns how many bytes of
@@ -255,7 +338,7 @@ impl Exchange<'_> {
     }
 
     /// Writes the head that goes upstream.
-    fn encode(&self, wire: &mut Vec<u8>, request: &Request, attempt: &Attempt) {
+    fn encode(&self, wire: &mut Vec<u8>, request: &Request, way: &Way<'_>, attempt: &Attempt) {
         let forwarded = &self.http.forwarded;
         let peer = self.down.peer.as_ref();
         let trust = peer.is_some_and(|peer| peer.is_trusted);
@@ -264,23 +347,26 @@ impl Exchange<'_> {
         // RFC 9112 §3.2: HTTP/1.1 has a Host; what HTTP/1.0 left out, the endpoint is called.
         let nameless = request.head.host(&request.bytes).is_empty();
         let endpoint = &self.worker.plan.services[attempt.service].endpoints[attempt.endpoint];
+        let host = way.forward.host.as_deref().map(str::as_bytes);
+        let prefix = way.forward.prefix.as_deref();
         let forward = Forward {
             client_ip: peer.filter(|_| forwarded.x_forwarded_for).map(|p| p.text.as_bytes()),
             proto: forwarded.x_forwarded_proto.then_some(Proto::Http),
             request_id: request_id.as_ref().map(|id| &id[..]),
             via: forwarded.via,
             trust,
-            host: nameless.then_some(endpoint.text.as_bytes()),
-            target: None,
+            host: host.or(nameless.then_some(endpoint.text.as_bytes())),
+            prefix: prefix.map(|prefix| NewPrefix { prefix, matched: way.matched }),
+            edits: &way.backend.request_edits,
             close: false,
         };
         encode_request(wire, &request.head, &request.bytes, &forward);
     }
 
     /// Gets a connection and begins to send the request on it.
-    async fn send(&self, request: &Request, route: &Route, on: On) -> Result<Sent, Failure> {
-        let attempt = Attempt::begin(self.worker, route.service).map_err(Failure::Because)?;
-        self.record.attempt(attempt.endpoint);
+    async fn send(&self, request: &Request, way: &Way<'_>, on: On) -> Result<Sent, Failure> {
+        let attempt = Attempt::begin(self.worker, way.backend.service).map_err(Failure::Because)?;
+        self.record.attempt(attempt.service, attempt.endpoint);
         // What cannot be sent twice does not go onto a connection that has just ended.
         let certain = !request.head.method.is_idempotent() || !self.record.is_whole.get();
         let pooled = match on {
@@ -294,7 +380,7 @@ impl Exchange<'_> {
         };
         upstream.requests += 1;
         let mut wire = self.worker.reactor.take_vec();
-        self.encode(&mut wire, request, &attempt);
+        self.encode(&mut wire, request, way, &attempt);
         wire.extend_from_slice(&request.body);
         upstream.stream.start_send([Piece::Vec(wire)]);
         self.record.sent(self.worker.reactor.clock());
@@ -319,16 +405,16 @@ impl Exchange<'_> {
         request: &Request,
         body: &mut BodyReader,
         inlined: u64,
-        route: &Route,
+        way: &Way<'_>,
         sent: &Sent,
     ) -> Result<Answered, Failure> {
         let uploaded = Cell::new(None);
         if body.is_done() {
             uploaded.set(Some(self.worker.reactor.now()));
-            return self.respond(request, route, sent, &uploaded).await;
+            return self.respond(request, way, sent, &uploaded).await;
         }
-        let upload = pin!(self.upload(body, inlined, route, sent, &uploaded));
-        let respond = pin!(self.respond(request, route, sent, &uploaded));
+        let upload = pin!(self.upload(body, inlined, way.route, sent, &uploaded));
+        let respond = pin!(self.respond(request, way, sent, &uploaded));
         beside(upload, respond).await
     }
 
@@ -373,10 +459,11 @@ impl Exchange<'_> {
     async fn respond(
         &self,
         request: &Request,
-        route: &Route,
+        way: &Way<'_>,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
     ) -> Result<Answered, Failure> {
+        let route = way.route;
         let client = request.head.version;
         let mut interim = 0;
         let (mut out, response) = loop {
@@ -402,7 +489,7 @@ impl Exchange<'_> {
         self.record.first_byte(self.worker.reactor.now());
         let status = response.head.status;
         if response.head.tunnel {
-            let respond = Respond { client, keep_alive: true, ..self.respond_with() };
+            let respond = Respond { client, keep_alive: true, ..self.respond_with(way) };
             encode_response(&mut out, &response.head, &response.bytes, &respond);
             drop(response);
             let next = self.tunnel(&sent.upstream, status, out, route).await?;
@@ -420,7 +507,7 @@ impl Exchange<'_> {
             && uploaded.get().is_some()
             && framing != Framing::UntilClose
             && !self.worker.is_draining();
-        let respond = Respond { client, keep_alive, framing, ..self.respond_with() };
+        let respond = Respond { client, keep_alive, framing, ..self.respond_with(way) };
         encode_response(&mut out, &response.head, &response.bytes, &respond);
         let mut body = BodyReader::new(response.head.framing, emit);
         let announced = response.head.keep_alive_timeout;
@@ -448,8 +535,9 @@ impl Exchange<'_> {
         Ok(answered)
     }
 
-    fn respond_with(&self) -> Respond {
-        Respond { via: self.http.forwarded.via, ..Respond::default() }
+    fn respond_with<'p>(&self, way: &Way<'p>) -> Respond<'p> {
+        let edits = &way.backend.response_edits;
+        Respond { via: self.http.forwarded.via, edits, ..Respond::default() }
     }
 
     /// Reads the next response head; what follows it stays with the upstream's stream.
@@ -618,12 +706,12 @@ impl Exchange<'_> {
     }
 
     /// CONNECT: a tunnel to the route's service, whatever address the client named.
-    async fn connect(&self, route: &Route) -> Result<Next, Failure> {
-        let attempt = Attempt::begin(self.worker, route.service).map_err(Failure::Because)?;
-        self.record.attempt(attempt.endpoint);
+    async fn connect(&self, way: &Way<'_>) -> Result<Next, Failure> {
+        let attempt = Attempt::begin(self.worker, way.backend.service).map_err(Failure::Because)?;
+        self.record.attempt(attempt.service, attempt.endpoint);
         let upstream = self.dial(&attempt).await?;
         let established = b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec();
-        self.tunnel(&upstream, 200, established, route).await
+        self.tunnel(&upstream, 200, established, way.route).await
     }
 
     /// Sends `head`, which says `status`; from then on bytes are only bytes.
@@ -740,6 +828,16 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whether the connection can carry a further request after an answer of our own.
+    fn stays(&self, request: &Request) -> bool {
+        // What follows a body that was not read to its end could not be told from it; and what
+        // follows a CONNECT was meant for a tunnel, and is no request.
+        self.record.is_whole.get()
+            && request.head.method != Method::Connect
+            && request.head.keep_alive()
+            && !self.worker.is_draining()
+    }
+
     /// Tells the client why there is no response, or, if it cannot be told any more, cuts it off.
     async fn fail(&self, request: &Request, cause: Cause) -> Next {
         let cause = self.down.blame(cause);
@@ -762,13 +860,7 @@ impl Exchange<'_> {
             return Next::Close;
         }
         self.record.status.set(cause.status());
-        // What follows a body that was not read to its end could not be told from it; and what
-        // follows a CONNECT was meant for a tunnel, and is no request.
-        let keep_alive = self.record.is_whole.get()
-            && request.head.method != Method::Connect
-            && request.head.keep_alive()
-            && !matches!(cause, Cause::BadRequest(_))
-            && !self.worker.is_draining();
+        let keep_alive = self.stays(request) && !matches!(cause, Cause::BadRequest(_));
         let mut out = self.worker.reactor.take_vec();
         encode_own_response(
             &mut out,

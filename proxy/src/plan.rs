@@ -10,10 +10,12 @@ use std::time::Duration;
 use balancer::Policy;
 use reactor::Address;
 
+use crate::edits::Edits;
 use crate::http1::encode::Expose;
 use crate::http1::head::HeadLimits;
 use crate::node::host_name;
 use crate::route::{self, Router};
+use crate::split::Weights;
 use crate::telemetry::names::{ListenerId, Names, RouteId, ServiceId};
 
 /// Keys the routers' hashes. Hosts and paths come from the config, so nobody outside chooses what
@@ -83,8 +85,46 @@ pub struct TcpListener {
 pub struct Route {
     pub name: Box<str>,
     pub id: RouteId,
-    pub service: usize,
+    pub action: Action,
     pub timeouts: config::RouteTimeouts,
+}
+
+/// What becomes of a request.
+pub enum Action {
+    Forward(Forward),
+    Redirect(Box<Redirect>),
+    Respond(Box<Respond>),
+}
+
+/// Where requests go, and what of them is made anew.
+pub struct Forward {
+    /// Never empty.
+    pub backends: Box<[Backend]>,
+    pub weights: Weights,
+    /// In place of what the match took of the path.
+    pub prefix: Option<Box<str>>,
+    pub host: Option<Box<str>>,
+}
+
+/// One of the sides that a route's requests go to.
+pub struct Backend {
+    pub service: usize,
+    /// The route's and its own.
+    pub request_edits: Edits,
+    pub response_edits: Edits,
+}
+
+/// A new address, as an answer.
+pub struct Redirect {
+    pub to: config::Redirect,
+    pub edits: Edits,
+}
+
+/// An answer without a service.
+pub struct Respond {
+    pub status: u16,
+    pub body: Box<str>,
+    pub edits: Edits,
 }
 
 /// A named set of replicas.
@@ -222,24 +262,56 @@ fn matcher(id: usize, route: &config::Route) -> route::Route {
             None => route::PathPattern::Any,
             Some(config::PathMatch::Exact(path)) => route::PathPattern::Exact(path.clone()),
             Some(config::PathMatch::Prefix(path)) => route::PathPattern::Prefix(path.clone()),
+            Some(config::PathMatch::Regex(regex)) => route::PathPattern::Regex(regex.clone()),
         },
         methods: condition.methods.clone(),
+        conditions: route::Conditions {
+            headers: condition.headers.clone(),
+            cookies: condition.cookies.clone(),
+            query: condition.query.clone(),
+            source_ips: condition.source_ips.clone(),
+        },
     });
     route::Route {
         id: route::RouteId(u32::try_from(id).expect("a config has fewer than 2^32 routes")),
         name: route.name.as_str().to_owned(),
-        priority: 0,
+        priority: route.priority,
         hosts: hosts.collect(),
         matches: matches.collect(),
     }
 }
 
 fn compile_route(route: &config::Route, names: &mut Names) -> Route {
+    let action = match &route.action {
+        config::Action::Forward(backends) => Action::Forward(Forward {
+            weights: Weights::new(backends.iter().map(|backend| backend.weight)),
+            backends: backends.iter().map(|backend| compile_backend(route, backend)).collect(),
+            prefix: route.rewrite.prefix.as_deref().map(Into::into),
+            host: route.rewrite.host.as_deref().map(Into::into),
+        }),
+        config::Action::Redirect(to) => Action::Redirect(Box::new(Redirect {
+            to: to.clone(),
+            edits: Edits::new(&[&route.response_headers]),
+        })),
+        config::Action::Respond(respond) => Action::Respond(Box::new(Respond {
+            status: respond.status,
+            body: respond.body.as_str().into(),
+            edits: Edits::new(&[&route.response_headers]),
+        })),
+    };
     Route {
         name: route.name.as_str().into(),
         id: names.route(route.name.as_str()),
-        service: route.service,
+        action,
         timeouts: route.timeouts.clone(),
+    }
+}
+
+fn compile_backend(route: &config::Route, backend: &config::Backend) -> Backend {
+    Backend {
+        service: backend.service,
+        request_edits: Edits::new(&[&route.request_headers, &backend.request_headers]),
+        response_edits: Edits::new(&[&route.response_headers, &backend.response_headers]),
     }
 }
 

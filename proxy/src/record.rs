@@ -21,6 +21,8 @@ pub struct Record {
     pub is_whole: Cell<bool>,
     /// By the plan's index.
     pub route: Cell<Option<usize>>,
+    /// By the plan's index; of no meaning without an attempt.
+    service: Cell<usize>,
     endpoint: Cell<usize>,
     attempts: Cell<u32>,
     pub request_id: RequestId,
@@ -52,6 +54,7 @@ impl Record {
             has_head: Cell::new(false),
             is_whole: Cell::new(false),
             route: Cell::new(None),
+            service: Cell::new(0),
             endpoint: Cell::new(0),
             attempts: Cell::new(0),
             request_id: RequestId::default(),
@@ -91,8 +94,9 @@ impl Record {
         self.bytes_out.set(self.bytes_out.get() + bytes as u64);
     }
 
-    /// An endpoint is tried.
-    pub fn attempt(&self, endpoint: usize) {
+    /// An endpoint of a service is tried.
+    pub fn attempt(&self, service: usize, endpoint: usize) {
+        self.service.set(service);
         self.endpoint.set(endpoint);
         self.attempts.set(self.attempts.get() + 1);
     }
@@ -136,8 +140,7 @@ impl Record {
         let plan = &worker.plan;
         let listener = &plan.listeners[down.listener];
         let route = self.route.get().map(|index| &plan.routes[index]);
-        let service = route.map(|route| &plan.services[route.service]);
-        let service = service.filter(|_| self.attempts.get() > 0);
+        let service = (self.attempts.get() > 0).then(|| &plan.services[self.service.get()]);
         let now = worker.reactor.clock();
         let cause = self.cause.get();
         let mut counters = worker.counters.borrow_mut();

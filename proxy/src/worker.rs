@@ -24,6 +24,7 @@ use crate::messages::{Request, Response};
 use crate::plan::{ListenerKind, Plan};
 use crate::say::say_aside;
 use crate::spare::{Slots, Spare};
+use crate::split::Points;
 use crate::telemetry::access::{Access, AccessRecord};
 use crate::telemetry::counters::Counters;
 use crate::upstream::Upstreams;
@@ -103,6 +104,8 @@ pub struct Worker {
     /// Memory of heads, used again.
     pub requests: Spare<Request>,
     pub responses: Spare<Response>,
+    /// Where each route's split between its backends is; outlives plans.
+    pub splits: RefCell<Points>,
     index: usize,
     crew: Arc<Crew>,
     connections: RefCell<SlotMap<ConnectionKey, Rc<Connection>>>,
@@ -142,6 +145,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         counters: RefCell::new(Counters::new()),
         requests: Spare::default(),
         responses: Spare::default(),
+        splits: RefCell::default(),
         index,
         crew,
         connections: RefCell::default(),

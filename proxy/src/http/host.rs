@@ -28,6 +28,11 @@ pub fn strip_port(authority: &[u8]) -> &[u8] {
     }
 }
 
+/// The port of a valid authority, if it names one.
+pub fn port(authority: &[u8]) -> Option<&[u8]> {
+    split_port(authority)?.1
+}
+
 /// Host and port, if the text has at most one colon outside of brackets.
 fn split_port(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let host_len = if authority.first() == Some(&b'[') {

@@ -1,8 +1,12 @@
-//! What HTTP/1 and HTTP/2 have in common: methods, versions, targets, hosts, statuses. Pure.
+//! What HTTP/1 and HTTP/2 have in common: methods, versions, targets, hosts, statuses,
+//! queries, cookies. Pure.
 
+pub mod cookie;
 pub mod host;
+pub mod location;
 pub mod method;
-pub mod path;
+pub mod query;
+pub mod rewrite;
 pub mod status;
 pub mod target;
 pub mod version;

@@ -7,11 +7,14 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use super::fields::{Fields, Kind};
+use super::fields::{CLAIMS, Fields, Kind};
 use super::framing::Framing;
 use super::head::{RequestHead, ResponseHead};
 use super::upgrade::Upgrade;
+use crate::edits::Edits;
 use crate::error::Cause;
+use crate::http::location::Location;
+use crate::http::rewrite::NewPrefix;
 use crate::http::status::reason_phrase;
 use crate::http::{Form, Version};
 
@@ -27,12 +30,6 @@ const HOP_BY_HOP: u32 = Kind::Connection.bit()
     | Kind::ContentLength.bit()
     // A name that only ringside may say.
     | Kind::RingsideCause.bit();
-
-/// What a peer claims about who was before it.
-const CLAIMS: u32 = Kind::ForwardedFor.bit()
-    | Kind::ForwardedProto.bit()
-    | Kind::Forwarded.bit()
-    | Kind::RequestId.bit();
 
 /// How the client reached us, as `x-forwarded-proto` says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +77,7 @@ impl IpText {
 ///
 /// Whatever is `None` or false is not said; what a client that is not trusted says of it is left
 /// out in any case.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
     /// Text for `x-forwarded-for`: see [`IpText`].
     pub client_ip: Option<&'a [u8]>,
@@ -94,24 +91,44 @@ pub struct Forward<'a> {
     pub trust: bool,
     /// In place of the request's host. Give one for HTTP/1.0 requests, which may have none.
     pub host: Option<&'a [u8]>,
-    /// In place of the request's path and query.
-    pub target: Option<&'a [u8]>,
+    /// In place of what the route's match took of the path.
+    pub prefix: Option<NewPrefix<'a>>,
+    pub edits: &'a Edits,
     /// Ask the upstream to close after its response.
     pub close: bool,
+}
+
+impl Default for Forward<'_> {
+    fn default() -> Self {
+        Forward {
+            client_ip: None,
+            proto: None,
+            request_id: None,
+            via: false,
+            trust: false,
+            host: None,
+            prefix: None,
+            edits: Edits::NONE,
+            close: false,
+        }
+    }
 }
 
 /// Appends the request head that goes to the upstream.
 pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forward: &Forward<'_>) {
     out.extend_from_slice(head.method_token(bytes));
     out.push(b' ');
-    match (forward.target, head.form) {
-        (Some(target), _) => out.extend_from_slice(target),
+    match (forward.prefix, head.form) {
+        (Some(prefix), Form::Origin | Form::Absolute) => {
+            prefix.write(out, head.path(bytes));
+            out.extend_from_slice(head.query(bytes));
+        }
         // RFC 9112 §3.2.1: towards an origin the target is in origin form.
         (None, Form::Absolute) => {
             out.extend_from_slice(head.path(bytes));
             out.extend_from_slice(head.query(bytes));
         }
-        (None, Form::Origin | Form::Authority | Form::Asterisk) => {
+        (_, Form::Origin | Form::Authority | Form::Asterisk) => {
             out.extend_from_slice(head.target(bytes));
         }
     }
@@ -134,7 +151,7 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forwa
     } else if forward.client_ip.is_some() {
         dropped |= Kind::ForwardedFor.bit();
     }
-    head.fields.copy_lines(out, bytes, dropped);
+    head.fields.copy_lines(out, bytes, dropped, forward.edits);
 
     write_framing(out, head.framing);
     match (head.upgrade, forward.close) {
@@ -153,16 +170,20 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forwa
         }
     }
     write_claims(out, head, bytes, forward);
-    if forward.via {
+    if forward.via && !forward.edits.drops(b"via") {
         write_via(out, head.version);
     }
+    out.extend_from_slice(forward.edits.lines());
     out.extend_from_slice(b"\r\n");
 }
 
 /// Who the client is and how it came.
 fn write_claims(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forward: &Forward<'_>) {
     let believed = |kind| forward.trust && goes_on(&head.fields, kind);
-    if let Some(client_ip) = forward.client_ip {
+    let edits = forward.edits;
+    if let Some(client_ip) = forward.client_ip
+        && !edits.drops(b"x-forwarded-for")
+    {
         out.extend_from_slice(b"x-forwarded-for: ");
         if forward.trust {
             // One line: many servers read only the first or the last.
@@ -176,11 +197,13 @@ fn write_claims(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forward: &F
     }
     if let Some(proto) = forward.proto
         && !believed(Kind::ForwardedProto)
+        && !edits.drops(b"x-forwarded-proto")
     {
         write_field(out, b"x-forwarded-proto", proto.name().as_bytes());
     }
     if let Some(request_id) = forward.request_id
         && !believed(Kind::RequestId)
+        && !edits.drops(b"x-request-id")
     {
         write_field(out, b"x-request-id", request_id);
     }
@@ -192,8 +215,8 @@ fn goes_on(fields: &Fields, kind: Kind) -> bool {
 }
 
 /// How a response goes on to the client.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Respond {
+#[derive(Clone, Copy, Debug)]
+pub struct Respond<'a> {
     /// The client's version.
     pub client: Version,
     /// We take a further request after this response.
@@ -203,10 +226,28 @@ pub struct Respond {
     pub framing: Framing,
     /// Add a `via` field.
     pub via: bool,
+    pub edits: &'a Edits,
+}
+
+impl Default for Respond<'_> {
+    fn default() -> Self {
+        Respond {
+            client: Version::default(),
+            keep_alive: false,
+            framing: Framing::default(),
+            via: false,
+            edits: Edits::NONE,
+        }
+    }
 }
 
 /// Appends the response head that goes to the client.
-pub fn encode_response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], respond: &Respond) {
+pub fn encode_response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    bytes: &[u8],
+    respond: &Respond<'_>,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(itoa::Buffer::new().format(head.status).as_bytes());
     out.push(b' ');
@@ -217,7 +258,7 @@ pub fn encode_response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], res
     if respond.framing != Framing::Chunked {
         dropped |= Kind::Trailer.bit();
     }
-    head.fields.copy_lines(out, bytes, dropped);
+    head.fields.copy_lines(out, bytes, dropped, respond.edits);
 
     if head.upgrade == Upgrade::WebSocket {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
@@ -232,9 +273,60 @@ pub fn encode_response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], res
         let stays = respond.keep_alive && respond.framing != Framing::UntilClose;
         write_persistence(out, stays, respond.client);
     }
-    if respond.via {
+    if respond.via && !respond.edits.drops(b"via") {
         write_via(out, head.version);
     }
+    out.extend_from_slice(respond.edits.lines());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A response that a route makes by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    pub status: u16,
+    /// Where it leads.
+    pub location: Option<Location<'a>>,
+    /// Empty where the status allows none.
+    pub body: &'a str,
+    pub edits: &'a Edits,
+    /// The client's version.
+    pub client: Version,
+    pub keep_alive: bool,
+    /// The request was HEAD: the same head, no body.
+    pub head_request: bool,
+}
+
+/// Appends a whole response.
+pub fn encode_answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
+    let Answer { status, location, body, edits, client, keep_alive, head_request } = *answer;
+    write_status_line(out, status);
+    if let Some(location) = location
+        && !edits.drops(b"location")
+    {
+        out.extend_from_slice(b"location: ");
+        location.write(out);
+        out.extend_from_slice(b"\r\n");
+    }
+    if !body.is_empty() && !edits.drops(b"content-type") && !edits.writes("content-type") {
+        out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
+    }
+    // RFC 9110 §8.6: none with 204, and with 304 it would be that of another response.
+    if !matches!(status, 204 | 304) {
+        write_framing(out, Framing::Length(body.len() as u64));
+    }
+    out.extend_from_slice(edits.lines());
+    write_persistence(out, keep_alive, client);
+    out.extend_from_slice(b"\r\n");
+    if !head_request {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+fn write_status_line(out: &mut Vec<u8>, status: u16) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -268,11 +360,8 @@ pub struct OwnResponse<'a> {
 pub fn encode_own_response(out: &mut Vec<u8>, own: &OwnResponse<'_>) {
     let status = own.cause.status();
     let reason = reason_phrase(status);
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(reason.as_bytes());
-    out.extend_from_slice(b"\r\ncontent-type: text/plain\r\n");
+    write_status_line(out, status);
+    out.extend_from_slice(b"content-type: text/plain\r\n");
     let detail = own.cause.detail().unwrap_or_default();
     // The body as pieces, so that its length is known before it is written.
     let body: [&str; 6] = match (own.expose, detail) {

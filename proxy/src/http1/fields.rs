@@ -8,6 +8,7 @@
 use super::connection;
 use super::head::{HeadLimits, Span};
 use super::syntax::{find_control, is_ows, is_token_byte, is_value, token_len, trim_ows};
+use crate::edits::Edits;
 use crate::error::{Cause, Malformed};
 
 /// The fields that are more than bytes to a proxy.
@@ -78,6 +79,12 @@ impl Kind {
         if is_it { kind } else { Kind::Other }
     }
 }
+
+/// What a peer claims about who was before it.
+pub(super) const CLAIMS: u32 = Kind::ForwardedFor.bit()
+    | Kind::ForwardedProto.bit()
+    | Kind::Forwarded.bit()
+    | Kind::RequestId.bit();
 
 /// Whether `name`, a token, is `full` in any case. Setting the bit that tells the cases apart
 /// makes no other token byte a letter, digit or hyphen.
@@ -166,12 +173,15 @@ impl Fields {
         self.end = 0;
     }
 
-    /// Appends the lines of all fields that are not `dropped` (a set of kinds) and not named by
-    /// `Connection`. Lines were checked when they were read, so neighbours are copied in one go.
-    pub(super) fn copy_lines(&self, out: &mut Vec<u8>, bytes: &[u8], dropped: u32) {
-        let mut kept_from = None;
+    /// Appends the lines of all fields that are not `dropped` (a set of kinds), not named by
+    /// `Connection`, and not dropped by the edits. Lines were checked when they were read, so
+    /// neighbours are copied in one go.
+    pub(super) fn copy_lines(&self, out: &mut Vec<u8>, bytes: &[u8], dropped: u32, edits: &Edits) {
+        let (mut kept_from, edited) = (None, edits.drops_any());
         for field in &self.list {
-            let drop = dropped & field.kind.bit() != 0 || field.named_by_connection;
+            let drop = dropped & field.kind.bit() != 0
+                || field.named_by_connection
+                || edited && edits.drops(field.name(bytes));
             match (drop, kept_from) {
                 (false, None) => kept_from = Some(field.start),
                 (true, Some(from)) => {
@@ -199,6 +209,36 @@ impl Fields {
                 }
             }
         }
+    }
+}
+
+/// The fields of a request as routes see them: those that go on to the upstream, and the one that asks
+/// for another protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    fields: &'a [Field],
+    bytes: &'a [u8],
+    hidden: u32,
+}
+
+impl<'a> Shown<'a> {
+    /// The values of all fields of this name, which is in lower case.
+    pub fn values(self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let Shown { fields, bytes, hidden } = self;
+        let is_shown = move |f: &&Field| match f.kind {
+            Kind::Upgrade => true,
+            kind => !f.named_by_connection && hidden & kind.bit() == 0,
+        };
+        let same = move |f: &&Field| f.name(bytes).eq_ignore_ascii_case(name.as_bytes());
+        fields.iter().filter(same).filter(is_shown).map(|f| f.value(bytes))
+    }
+}
+
+impl Fields {
+    /// `trust`: what the client says of who was before it counts.
+    pub fn shown<'a>(&'a self, bytes: &'a [u8], trust: bool) -> Shown<'a> {
+        let claims = if trust { 0 } else { CLAIMS };
+        Shown { fields: &self.list, bytes, hidden: claims | Kind::RingsideCause.bit() }
     }
 }
 

@@ -93,11 +93,11 @@ impl RequestHead {
         }
     }
 
-    /// Makes the path [normal](crate::http::path::normalize) in `bytes`. A path that becomes shorter
+    /// Makes the path [normal](config::normalize_path) in `bytes`. A path that becomes shorter
     /// moves to the right, up to its query, so nothing else moves.
     pub fn normalize_path(&mut self, bytes: &mut [u8]) {
         let path = &mut bytes[self.path.range()];
-        let len = crate::http::path::normalize(path);
+        let len = config::normalize_path(path);
         let gone = path.len() - len;
         if gone == 0 {
             return;

@@ -25,6 +25,12 @@ impl ListenerId {
     }
 }
 
+impl RouteId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl ServiceId {
     pub(crate) fn index(self) -> usize {
         self.0 as usize

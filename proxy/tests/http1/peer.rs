@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each test target uses its part")]
 
+use ringside::edits::Edits;
 use ringside::error::Cause;
 use ringside::http::{Form, Method, Version};
 use ringside::http1::body::{BodyReader, Emit};
@@ -22,7 +23,8 @@ pub(crate) const FORWARD: Forward<'static> = Forward {
     via: true,
     trust: false,
     host: None,
-    target: None,
+    prefix: None,
+    edits: Edits::NONE,
     close: false,
 };
 

@@ -1,0 +1,190 @@
+//! Which of many texts a text begins with, on whole segments: `/api` begins `/api/x`, not `/apix`.
+//!
+//! A radix tree laid flat: the keys in one order, in which each stands before all that begin with it,
+//! and for each the next shorter key that begins it. Looking one up is a binary search that never
+//! compares a byte again that is known to be equal, and then a walk up. What it costs is set by the
+//! keys; of the text, no more is read than is equal to one of them.
+
+/// Keys, each with a value. Immutable.
+#[derive(Debug)]
+pub struct Prefixes<V> {
+    separator: u8,
+    /// The texts of all keys.
+    bytes: Box<[u8]>,
+    /// Ascending in the order of [`place`].
+    keys: Box<[Key<V>]>,
+}
+
+#[derive(Debug)]
+struct Key<V> {
+    start: usize,
+    len: u32,
+    /// The longest other key that this one begins with; [`NONE`] if there is none.
+    parent: u32,
+    value: V,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl<V> Default for Prefixes<V> {
+    fn default() -> Prefixes<V> {
+        Prefixes { separator: 0, bytes: Box::default(), keys: Box::default() }
+    }
+}
+
+impl<V> Prefixes<V> {
+    /// No key is there twice. One that ends with a separator has an empty last segment.
+    pub fn new(mut entries: Vec<(Vec<u8>, V)>, separator: u8) -> Prefixes<V> {
+        let order = |a: &[u8], b: &[u8]| {
+            let places = |key| <[u8]>::iter(key).map(|byte| place(*byte, separator));
+            places(a).cmp(places(b))
+        };
+        entries.sort_unstable_by(|(a, _), (b, _)| order(a, b));
+        let bytes: Box<[u8]> = entries.iter().flat_map(|(key, _)| key).copied().collect();
+        let mut keys: Vec<Key<V>> = Vec::with_capacity(entries.len());
+        let mut start = 0;
+        for (key, value) in entries {
+            // What the key before begins with, it too, or nothing between them does.
+            let mut parent = match keys.len() {
+                0 => NONE,
+                len => u32::try_from(len - 1).expect("fewer than 2^32 keys"),
+            };
+            while let Some(above) = keys.get(parent as usize) {
+                let above_key = &bytes[above.start..above.start + above.len as usize];
+                if key.starts_with(above_key) && is_whole(&key, above_key.len(), separator) {
+                    break;
+                }
+                parent = above.parent;
+            }
+            let len = u32::try_from(key.len()).expect("fewer than 2^32 bytes");
+            keys.push(Key { start, len, parent, value });
+            start += key.len();
+        }
+        Prefixes { separator, bytes, keys: keys.into() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// All values, in the keys' order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.keys.iter().map(|key| &key.value)
+    }
+
+    /// All keys with their values, in the keys' order.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &V)> {
+        let text = |key: &Key<V>| &self.bytes[key.start..key.start + key.len as usize];
+        self.keys.iter().map(move |key| (text(key), &key.value))
+    }
+
+    /// The keys that `text` begins with, the longest first: their lengths and values. The empty key
+    /// begins everything.
+    #[inline]
+    pub fn of<'a>(&'a self, text: &[u8]) -> impl Iterator<Item = (usize, &'a V)> {
+        let (mut at, common) = self.last_not_after(text);
+        std::iter::from_fn(move || {
+            while let Some(key) = self.keys.get(at as usize) {
+                at = key.parent;
+                let len = key.len as usize;
+                if len <= common && is_whole(text, len, self.separator) {
+                    return Some((len, &key.value));
+                }
+            }
+            None
+        })
+    }
+
+    /// The last key that does not come after `text`, and how many bytes they have in common. All that
+    /// begin the text begin this one too.
+    #[inline]
+    fn last_not_after(&self, text: &[u8]) -> (u32, usize) {
+        let (mut low, mut high) = (0, self.keys.len());
+        let (mut common_low, mut common_high) = (0, 0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let key = &self.keys[middle];
+            let key = &self.bytes[key.start..key.start + key.len as usize];
+            // What stands between two that are so far equal is equal as far.
+            let known = common_low.min(common_high);
+            let more = key[known..].iter().zip(&text[known..]).take_while(|(a, b)| a == b).count();
+            let common = known + more;
+            let is_after = match (key.get(common), text.get(common)) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(a), Some(b)) => place(*a, self.separator) > place(*b, self.separator),
+            };
+            match is_after {
+                true => (high, common_high) = (middle, common),
+                false => (low, common_low) = (middle + 1, common),
+            }
+        }
+        (if low == 0 { NONE } else { low as u32 - 1 }, common_low)
+    }
+}
+
+/// The separator comes before every other byte, so that what begins with a key follows it.
+fn place(byte: u8, separator: u8) -> u16 {
+    if byte == separator { 0 } else { u16::from(byte) + 1 }
+}
+
+/// Whether a segment ends at `len`.
+fn is_whole(text: &[u8], len: usize, separator: u8) -> bool {
+    len == 0 || len == text.len() || text[len] == separator
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn found(keys: &[&str], text: &str) -> Vec<String> {
+        let entries = keys.iter().map(|key| (key.as_bytes().to_vec(), *key)).collect();
+        let prefixes = Prefixes::new(entries, b'/');
+        let found = prefixes.of(text.as_bytes()).map(|(len, key)| {
+            assert_eq!(len, key.len());
+            (*key).to_owned()
+        });
+        found.collect()
+    }
+
+    #[test]
+    fn rows() {
+        let keys = ["", "/api", "/api-x", "/api/v1", "/api/v1/", "/apix", "/b/c"];
+        for (text, expect) in [
+            ("", &[""][..]),
+            ("*", &[""]),
+            ("/", &[""]),
+            ("/api", &["/api", ""]),
+            ("/api/", &["/api", ""]),
+            ("/api/v1", &["/api/v1", "/api", ""]),
+            ("/api/v1/", &["/api/v1/", "/api/v1", "/api", ""]),
+            ("/api/v11", &["/api", ""]),
+            ("/api-x/a", &["/api-x", ""]),
+            ("/api-", &[""]),
+            ("/b", &[""]),
+            ("/zzz", &[""]),
+        ] {
+            assert_eq!(found(&keys, text), expect, "{text}");
+        }
+        assert!(found(&[], "/a").is_empty());
+        assert!(found(&["/a"], "").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn like_trying_each(
+            keys in prop::collection::hash_set("(/[a!]{0,2}){0,4}", 0..20),
+            text in "(/[a!b]{0,2}){0,6}",
+        ) {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let mut expect: Vec<&str> = keys.clone();
+            expect.retain(|key| match text.strip_prefix(key) {
+                Some(rest) => key.is_empty() || rest.is_empty() || rest.starts_with('/'),
+                None => false,
+            });
+            expect.sort_by_key(|key| std::cmp::Reverse(key.len()));
+            prop_assert_eq!(found(&keys, &text), expect);
+        }
+    }
+}
