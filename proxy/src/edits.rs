@@ -51,6 +51,11 @@ impl Edits {
         !self.dropped.is_empty()
     }
 
+    /// The names that fall away.
+    pub fn dropped(&self) -> impl Iterator<Item = &[u8]> {
+        self.dropped.iter().map(|name| &**name)
+    }
+
     /// The field lines to write at the end, each with its CR LF.
     pub fn lines(&self) -> &[u8] {
         &self.lines

@@ -14,6 +14,8 @@ pub mod downstream;
 pub mod edits;
 pub mod error;
 pub mod exchange;
+pub mod explain;
+pub mod explain_command;
 pub mod http;
 pub mod http1;
 pub mod live_plan;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ringside::check::{self, Output};
 use ringside::say::say;
-use ringside::{demo, run};
+use ringside::{demo, explain_command, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -49,6 +49,8 @@ enum Command {
         #[arg(long)]
         no_files: bool,
     },
+    /// Say where a request would go, and why: 0 a route takes it, 1 none does, 2 could not be asked.
+    Explain(explain_command::Arguments),
     /// Two small services, a sidecar beside each, and traffic between them; needs nothing.
     Demo {
         /// Stop after so many seconds; without it, on ctrl-C.
@@ -59,9 +61,8 @@ enum Command {
 
 /// Commands of the interface that are not built. They are known, so that nobody is told that they
 /// were misspelt.
-const NOT_YET: [&str; 18] = [
+const NOT_YET: [&str; 17] = [
     "schema",
-    "explain",
     "push",
     "rollback",
     "diff",
@@ -129,7 +130,7 @@ fn main() -> ExitCode {
     let known = Arguments::command().subcommands(NOT_YET.map(not_yet));
     let matches = known.get_matches();
     if let Some(name) = matches.subcommand_name().filter(|name| NOT_YET.contains(name)) {
-        say(format_args!("{name}: not supported yet; there are run, check and demo"));
+        say(format_args!("{name}: not supported yet; there are run, check, explain and demo"));
         return ExitCode::from(2);
     }
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -153,6 +154,7 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
         Command::Check { files, output, strict, no_files: _ } => {
             check::check(&files.all()?, output, strict).map_err(|error| error.to_string())
         }
+        Command::Explain(arguments) => explain_command::command(&arguments),
         Command::Demo { seconds } => demo::demo(seconds).map_err(|error| error.to_string()),
     }
 }

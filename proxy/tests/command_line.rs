@@ -278,7 +278,6 @@ fn commands_of_later_are_known_and_not_supported_yet() {
     let help = ringside(&["--help"]).1;
     for line in [
         "schema",
-        "explain -c x.yaml GET http://a/ -H a:b --help",
         "push x.yaml --dry-run --wait 5s",
         "rollback 3",
         "diff x.yaml",
@@ -302,6 +301,48 @@ fn commands_of_later_are_known_and_not_supported_yet() {
         let name = line.split(' ').next().unwrap();
         assert!(!help.contains(&format!("\n  {name}")), "{help}");
     }
+}
+
+#[test]
+fn explain_says_where_a_request_would_go() {
+    let folder = Folder::new("explain");
+    let text = VALID.replace(
+        "backends",
+        "hosts: [a], matches: [{ headers: [{ name: x, exact: b }] }], backends",
+    );
+    let file = folder.file("explain.yaml", text);
+    let file = file.to_str().unwrap();
+    let explain = |rest: &[&str]| ringside(&[&["explain", "-c", file], rest].concat());
+
+    let (code, out, said) = explain(&["GET", "http://a/p?q", "-H", "X: b", "--from", "10.0.0.1"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(out.starts_with("request   GET a/p?q on web from 10.0.0.1\n"), "{out}");
+    assert!(out.contains("all[0]  takes it\n") && out.contains("127.0.0.1:9080  next\n"), "{out}");
+
+    let (code, out, _) = explain(&["GET", "/", "-H", "host: a", "-o", "json"]);
+    let value: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &value["cause"]), (Some(1), &"no_route".into()));
+    assert_eq!(value["tried"][0]["failed"]["condition"], "header");
+
+    for (rest, says) in [
+        (&["GET", "a/b"][..], "is not a URL"),
+        (&["GET", "/b"], "add -H 'host: HOST'"),
+        (&["GET", "http://a/", "-H", "x"], "is not a header"),
+        (&["GET", "http://a/", "--listener", "x"], "there is no listener \"x\"; there are web"),
+        (&["GET", "http://a/", "--peer", "spiffe://a/b"], "--peer: not supported yet"),
+        (&["GET", "http://a/", "--admin", "127.0.0.1:1"], "--admin: not supported yet"),
+        (&["GET", "http://a/", "--from", "x"], "invalid"),
+        (&["GET"], "required"),
+    ] {
+        let (code, out, said) = explain(rest);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{rest:?}: {said}");
+        assert!(said.contains(says), "{rest:?}: {said}");
+    }
+    let (code, _, said) = ringside(&["explain", "-c", "/nowhere.yaml", "GET", "http://a/"]);
+    assert_eq!(code, Some(2), "{said}");
+    let wrong = folder.file("wrong.yaml", "listeners: []");
+    let (code, _, said) = ringside(&["explain", "-c", wrong.to_str().unwrap(), "GET", "http://a/"]);
+    assert!(code == Some(2) && said.contains("the config is invalid"), "{said}");
 }
 
 #[test]

@@ -13,7 +13,10 @@
 #[path = "http1/peer.rs"]
 mod peer;
 
+use config::HeaderEdits;
 use proptest::prelude::*;
+use ringside::edits::Edits;
+use ringside::http::rewrite::NewPrefix;
 use ringside::http::{Method, Version};
 use ringside::http1::encode::{Forward, Respond};
 use ringside::http1::head::{Asked, HeadLimits};
@@ -135,15 +138,23 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 fn check_requests(file: &str) {
+    let edits = Edits::new(&[&HeaderEdits {
+        set: vec![("x-b".to_owned(), "2".to_owned())],
+        add: vec![("x-c".to_owned(), "2".to_owned())],
+        remove: vec!["x-a".to_owned()],
+    }]);
     check(file, |vector, pieces| {
         let mut forward = Forward { trust: vector.has("trust"), ..peer::FORWARD };
         if vector.has("plain") {
             forward = Forward::default();
         }
         forward.close = vector.has("close");
+        if vector.has("edited") {
+            forward.edits = &edits;
+        }
         if vector.has("override") {
             forward.host = Some(b"other:81");
-            forward.target = Some(b"/new?q");
+            forward.prefix = Some(NewPrefix { prefix: "/new", matched: 4 });
         }
         peer::requests(pieces, &HeadLimits::default(), &forward)
     });

@@ -389,7 +389,7 @@ pub(crate) fn check_forwarded_request(
     assert_eq!(again.framing, head.framing);
     assert_eq!(again.method_token(out), head.method_token(bytes));
     assert_eq!(again.upgrade, head.upgrade);
-    if forward.target.is_none() {
+    if forward.prefix.is_none() {
         assert_eq!(again.path(out), head.path(bytes));
         assert_eq!(again.query(out), head.query(bytes));
         assert_ne!(again.form, Form::Absolute);
