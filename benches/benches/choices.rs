@@ -5,30 +5,58 @@ use std::time::Duration;
 
 use balancer::{Balancer, Endpoint, Policy};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use ringside::http1::head::RequestHead;
 use ringside::pool::{IdlePool, PoolLimits};
-use ringside::route::{HostPattern, Match, PathPattern, Route, RouteId, Router};
+use ringside::route::{HostPattern, Match, PathPattern, Request, Route, RouteId, Router};
+
+/// `hosts` services with `paths` prefixes each.
+fn router(hosts: u32, paths: u32) -> Router {
+    let route = |n: u32| Route {
+        id: RouteId(n),
+        name: format!("route-{n}"),
+        priority: 0,
+        hosts: vec![HostPattern::Exact(format!("service-{}.example.com", n / paths))],
+        matches: vec![Match {
+            path: PathPattern::Prefix(format!("/api/v{}/resource-{}", n % paths, n % paths)),
+            ..Match::default()
+        }],
+    };
+    let routes: Vec<Route> = (0..hosts * paths).map(route).collect();
+    Router::new(&routes, 1)
+}
+
+/// Requests for routes drawn at random, so that they are not all in the nearest cache: their hosts and
+/// their paths.
+fn requests(hosts: u32, paths: u32) -> Vec<(String, String)> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut request = || {
+        let (host, path) = (random.u32(..hosts), random.u32(..paths));
+        let target = format!("/api/v{path}/resource-{path}/reviews/17");
+        (format!("service-{host}.example.com:8080"), target)
+    };
+    (0..8_192).map(|_| request()).collect()
+}
 
 fn routes(c: &mut Criterion) {
+    let head = RequestHead::default();
     let mut group = c.benchmark_group("route, looked up among");
-    for count in [10u32, 1_000, 100_000] {
-        let routes: Vec<Route> = (0..count)
-            .map(|n| Route {
-                id: RouteId(n),
-                name: format!("route-{n}"),
-                priority: 0,
-                hosts: vec![HostPattern::Exact(format!("service-{}.example.com", n / 10))],
-                matches: vec![Match {
-                    path: PathPattern::Prefix(format!("/api/v{}", n % 10)),
-                    methods: Vec::new(),
-                }],
-            })
-            .collect();
-        let router = Router::new(&routes, 1);
-        let host = format!("service-{}.example.com:8080", count / 20);
-        group.bench_function(BenchmarkId::from_parameter(count), |b| {
+    let shapes = [(1, 10), (100, 100), (1_000, 10), (1_000, 100), (10_000, 10), (1, 100_000)];
+    for (hosts, paths) in shapes {
+        let (router, requests) = (router(hosts, paths), requests(hosts, paths));
+        let mut next = requests.iter().cycle();
+        let name = format!("{} routes: {hosts} hosts, {paths} paths", hosts * paths);
+        group.bench_function(BenchmarkId::from_parameter(name), |b| {
             b.iter(|| {
-                let host = black_box(host.as_bytes());
-                router.lookup(host, b"/api/v3/reviews/17", b"GET").expect("one fits")
+                let (host, path) = next.next().expect("they go round");
+                let request = Request {
+                    host: host.as_bytes(),
+                    path: path.as_bytes(),
+                    method: b"GET",
+                    query: b"",
+                    fields: head.fields.shown(&[], false),
+                    source_ip: None,
+                };
+                router.lookup(black_box(&request)).expect("one fits")
             });
         });
     }
