@@ -30,8 +30,10 @@ use crate::listen::{Listen, Listening};
 const CONNECTIONS_MAX: usize = 256;
 /// From accept to the end of the request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// From accept to the last byte of the response.
-const EXCHANGE_WITHIN: Duration = Duration::from_secs(10);
+/// From accept to the last byte of a probe's response.
+pub(crate) const PROBE_WITHIN: Duration = Duration::from_secs(10);
+/// The same of admin's: a request may wait for the workers, and bring a config of 32 MiB.
+pub(crate) const ADMIN_WITHIN: Duration = Duration::from_secs(60);
 /// The request's head; also the buffer for it. hyper asks for 8 KiB at least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
@@ -58,7 +60,12 @@ impl Hosts {
 }
 
 /// Accepts and serves until the runtime ends. Called within the runtime.
-pub(crate) async fn serve(socket: Listening, router: Router, hosts: Hosts) -> io::Result<()> {
+pub(crate) async fn serve(
+    socket: Listening,
+    router: Router,
+    hosts: Hosts,
+    within: Duration,
+) -> io::Result<()> {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     match socket {
         Listening::Tcp(listener) => {
@@ -66,7 +73,7 @@ pub(crate) async fn serve(socket: Listening, router: Router, hosts: Hosts) -> io
             loop {
                 let seat = seat(&seats).await;
                 match listener.accept().await {
-                    Ok((stream, _)) => spawn(stream, seat, router.clone(), hosts),
+                    Ok((stream, _)) => spawn(stream, seat, router.clone(), hosts, within),
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 }
             }
@@ -76,7 +83,7 @@ pub(crate) async fn serve(socket: Listening, router: Router, hosts: Hosts) -> io
             loop {
                 let seat = seat(&seats).await;
                 match listener.accept().await {
-                    Ok((stream, _)) => spawn(stream, seat, router.clone(), hosts),
+                    Ok((stream, _)) => spawn(stream, seat, router.clone(), hosts, within),
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 }
             }
@@ -90,14 +97,14 @@ async fn seat(seats: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 }
 
 /// Serves one connection in a task of its own; `seat` is free again when it ends.
-fn spawn<S>(stream: S, seat: OwnedSemaphorePermit, router: Router, hosts: Hosts)
+fn spawn<S>(stream: S, seat: OwnedSemaphorePermit, router: Router, hosts: Hosts, within: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     tokio::spawn(async move {
         let _seat = seat;
         // A connection that failed or took too long is the client's business: nothing to record.
-        let _ = timeout(EXCHANGE_WITHIN, exchange(stream, router, hosts)).await;
+        let _ = timeout(within, exchange(stream, router, hosts)).await;
     });
 }
 
@@ -143,7 +150,7 @@ mod tests {
         let router = Router::new().route("/large", get(|| async { "x".repeat(1 << 20) }));
         let seats = Arc::new(Semaphore::new(1));
         let begin = Instant::now();
-        spawn(server, seat(&seats).await, router, Hosts::Any);
+        spawn(server, seat(&seats).await, router, Hosts::Any, PROBE_WITHIN);
         client.write_all(request).await.unwrap();
         let _free_again = seat(&seats).await;
         begin.elapsed()

@@ -38,6 +38,18 @@ pub trait DataPlane: Send + Sync + 'static {
 
     /// Frees what workers have given back.
     fn tidy(&self);
+
+    /// Whether connections are sent away as they rest.
+    fn set_aside(&self, aside: bool);
+
+    /// Ends the process as SIGTERM does.
+    fn quit(&self);
+
+    /// Name, address with its real port, and kind of each listener.
+    fn listeners(&self) -> Vec<serde_json::Value>;
+
+    /// Where a request would go, and why; or what is unclear in the question.
+    fn explain(&self, question: &serde_json::Value) -> Result<serde_json::Value, String>;
 }
 
 impl<P: DataPlane> DataPlane for Arc<P> {
@@ -66,6 +78,22 @@ impl<P: DataPlane> DataPlane for Arc<P> {
 
     fn tidy(&self) {
         P::tidy(self);
+    }
+
+    fn set_aside(&self, aside: bool) {
+        P::set_aside(self, aside);
+    }
+
+    fn quit(&self) {
+        P::quit(self);
+    }
+
+    fn listeners(&self) -> Vec<serde_json::Value> {
+        P::listeners(self)
+    }
+
+    fn explain(&self, question: &serde_json::Value) -> Result<serde_json::Value, String> {
+        P::explain(self, question)
     }
 }
 

@@ -1,105 +1,343 @@
-//! The config that ought to be live, and how a new one becomes it.
+//! The config that ought to be live, how a new one becomes it, and those that were before.
+//!
+//! A change is made of the document that is live, checked whole, opened, and told to every worker:
+//! or nothing of it happens. Changes take turns, so each is made on top of the one before.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use config::{Failure, Loaded};
-use tokio::sync::{Mutex as Turn, oneshot};
+use config::{Change, Diagnostics, Document, Failure, Loaded};
+use tokio::sync::{Mutex as Turn, oneshot, watch};
 
-use crate::data_plane::{Answer, DataPlane};
+use crate::data_plane::{Answer, DataPlane, Refusal};
 use crate::phase::Phase;
 use crate::state::State;
 
-/// The desired config: where it comes from, and what is live of it.
+/// So many generations can be looked at and gone back to.
+const HISTORY_MAX: usize = 32;
+
+/// The desired config.
 pub(crate) struct Desired {
     files: Vec<PathBuf>,
     say: fn(fmt::Arguments<'_>),
-    /// Whoever changes the config has it: one change at a time, each on top of the one before.
+    /// Whoever changes the config has it.
     turn: Turn<()>,
-    live: Mutex<Live>,
+    told: Mutex<Told>,
 }
 
-/// What the workers were told last.
-#[derive(Clone)]
-struct Live {
-    generation: u64,
-    loaded: Arc<Loaded>,
+/// What the workers were told.
+struct Told {
+    /// The newest last; never empty.
+    history: VecDeque<Arc<Generation>>,
+    /// The hash of what the files said when they were read last.
+    file_hash: String,
+    /// How many configs were refused.
+    rejected: u64,
+}
+
+/// A config that was made live.
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    pub(crate) document: Document,
+    pub(crate) loaded: Loaded,
+    /// Where it came from, in words.
+    pub(crate) origin: String,
+    pub(crate) applied_at: SystemTime,
+    /// What it changed in the one before.
+    pub(crate) changes: Vec<Change>,
+    /// How many workers have it.
+    live: watch::Receiver<usize>,
+}
+
+/// Where a change comes from, and on what terms.
+pub(crate) struct Terms {
+    pub(crate) origin: String,
+    /// Hashes of which one has to be live, or the change is not made.
+    pub(crate) if_match: Option<Vec<String>>,
+    /// Say what would happen, and do nothing.
+    pub(crate) dry_run: bool,
+}
+
+/// What came of a change.
+pub(crate) enum Outcome {
+    /// It was live already.
+    Unchanged(Arc<Generation>),
+    /// It would be this.
+    Tried { changes: Vec<Change>, warnings: Diagnostics, hash: String },
+    /// The workers were told.
+    Applied(Arc<Generation>),
+}
+
+/// Why a change was not made; nothing has changed.
+pub(crate) enum Denial {
+    Draining,
+    /// What runs has this hash.
+    Stale(String),
+    /// Not a document.
+    Unparseable(Diagnostics),
+    Invalid(Diagnostics),
+    /// This key is read at start only.
+    RestartRequired(&'static str),
+    /// Valid, but not to be had here.
+    Refused(Refusal),
+    /// What it was to change is not there.
+    NotFound(String),
+}
+
+impl Generation {
+    /// How many workers have it now.
+    pub(crate) fn live(&self) -> usize {
+        *self.live.borrow()
+    }
+
+    /// Waits until all workers have it, or for so long.
+    pub(crate) async fn settled(&self, workers: usize, patience: Duration) {
+        let mut live = self.live.clone();
+        // Nobody is left to tell of more: as settled as it gets.
+        let settled = live.wait_for(|live| *live >= workers);
+        let _ = tokio::time::timeout(patience, settled).await;
+    }
 }
 
 impl Desired {
-    pub(crate) fn new(files: Vec<PathBuf>, loaded: Loaded, say: fn(fmt::Arguments<'_>)) -> Desired {
-        let live = Live { generation: 1, loaded: Arc::new(loaded) };
-        Desired { files, say, turn: Turn::new(()), live: Mutex::new(live) }
+    /// `document` is what the workers were started with.
+    pub(crate) fn new(
+        files: Vec<PathBuf>,
+        document: Document,
+        loaded: Loaded,
+        workers: usize,
+        say: fn(fmt::Arguments<'_>),
+    ) -> Desired {
+        let file_hash = document.hash();
+        let (_, live) = watch::channel(workers);
+        let first = Generation {
+            number: 1,
+            document,
+            loaded,
+            origin: "the files at start".to_owned(),
+            applied_at: SystemTime::now(),
+            changes: Vec::new(),
+            live,
+        };
+        let history = VecDeque::from([Arc::new(first)]);
+        let told = Mutex::new(Told { history, file_hash, rejected: 0 });
+        Desired { files, say, turn: Turn::new(()), told }
     }
 
-    /// Generation and hash of what is live.
-    pub(crate) fn live(&self) -> (u64, String) {
-        let live = self.current();
-        (live.generation, live.loaded.hash.clone())
+    /// The newest generation.
+    pub(crate) fn newest(&self) -> Arc<Generation> {
+        self.told().history.back().expect("there is always one").clone()
     }
 
-    fn current(&self) -> Live {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// All that are remembered, the oldest first.
+    pub(crate) fn generations(&self) -> Vec<Arc<Generation>> {
+        self.told().history.iter().cloned().collect()
+    }
+
+    /// Whether what is live would not come back from the files.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        let told = self.told();
+        told.history.back().is_some_and(|newest| newest.loaded.hash != told.file_hash)
+    }
+
+    /// Appends what is counted here as Prometheus text.
+    pub(crate) fn render(&self, out: &mut String) {
+        let rejected = self.told().rejected;
+        let unsaved = u8::from(self.is_unsaved());
+        out.push_str(&format!(
+            "# HELP ringside_config_rejected_total Configs that were refused.\n\
+             # TYPE ringside_config_rejected_total counter\n\
+             ringside_config_rejected_total {rejected}\n\
+             # HELP ringside_config_unsaved Whether the config that is live would not come back \
+             after a restart.\n\
+             # TYPE ringside_config_unsaved gauge\n\
+             ringside_config_unsaved {unsaved}\n"
+        ));
+    }
+
+    pub(crate) fn say(&self, fact: fmt::Arguments<'_>) {
+        (self.say)(fact);
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<P: DataPlane> State<P> {
-    /// Reads the files again, and makes live what is new in them.
-    pub(crate) async fn reload(&self) {
-        let say = self.desired.say;
+    /// Makes a change to what is live. `edit` makes the new document of the one that is.
+    pub(crate) async fn change(
+        self: &Arc<Self>,
+        terms: Terms,
+        edit: impl FnOnce(&Document) -> Result<Document, Denial> + Send + 'static,
+    ) -> Result<Outcome, Denial> {
         let _turn = self.desired.turn.lock().await;
-        if *self.phase.borrow() == Phase::Draining {
-            say(format_args!("reload: draining, so the config stays as it is"));
-            return;
+        let changed = self.change_in_turn(terms, edit).await;
+        if changed.is_err() {
+            self.desired.told().rejected += 1;
         }
-        let files = self.desired.files.clone();
+        changed
+    }
+
+    async fn change_in_turn(
+        self: &Arc<Self>,
+        terms: Terms,
+        edit: impl FnOnce(&Document) -> Result<Document, Denial> + Send + 'static,
+    ) -> Result<Outcome, Denial> {
+        if *self.phase.borrow() == Phase::Draining {
+            return Err(Denial::Draining);
+        }
+        let newest = self.desired.newest();
+        if let Some(hashes) = &terms.if_match
+            && !hashes.contains(&newest.loaded.hash)
+        {
+            return Err(Denial::Stale(newest.loaded.hash.clone()));
+        }
+        let before = newest.clone();
         // A large config takes a second, in which probes want their answer.
-        let loaded = tokio::task::spawn_blocking(move || config::load(&files)).await;
-        let loaded = match loaded {
-            Ok(Ok(loaded)) => loaded,
+        let checked = in_background(move || {
+            let document = edit(&before.document)?;
+            let loaded = document.check().map_err(Denial::Invalid)?;
+            if let Some(key) = before.loaded.config.boot_change(&loaded.config) {
+                return Err(Denial::RestartRequired(key));
+            }
+            let changes = before.document.changes(&document);
+            Ok((document, loaded, changes))
+        });
+        let (document, loaded, changes) = checked.await?;
+        if terms.dry_run {
+            let hash = loaded.hash;
+            return Ok(Outcome::Tried { changes, warnings: loaded.warnings, hash });
+        }
+        if loaded.hash == newest.loaded.hash {
+            return Ok(Outcome::Unchanged(newest));
+        }
+        let (answers, heard): (Vec<_>, Vec<_>) =
+            (0..self.plane.workers()).map(|_| oneshot::channel()).unzip();
+        let answers = answers.into_iter().map(Answer).collect();
+        let number = newest.number + 1;
+        let state = self.clone();
+        let applied = in_background(move || {
+            let applied = state.plane.apply(&loaded, number, answers).map_err(Denial::Refused);
+            applied.map(|()| loaded)
+        });
+        let loaded = applied.await?;
+        let (count, live) = watch::channel(0);
+        tokio::spawn(self.clone().count(heard, count));
+        let generation = Arc::new(Generation {
+            number,
+            document,
+            loaded,
+            origin: terms.origin,
+            applied_at: SystemTime::now(),
+            changes,
+            live,
+        });
+        let mut told = self.desired.told();
+        told.history.push_back(generation.clone());
+        if told.history.len() > HISTORY_MAX {
+            told.history.pop_front();
+        }
+        Ok(Outcome::Applied(generation))
+    }
+
+    /// Counts the workers that have taken a generation up, and then frees what they have given back.
+    async fn count(
+        self: Arc<Self>,
+        heard: Vec<oneshot::Receiver<()>>,
+        count: watch::Sender<usize>,
+    ) {
+        for answer in heard {
+            if answer.await.is_ok() {
+                count.send_modify(|count| *count += 1);
+            }
+        }
+        drop(count);
+        // Exchanges that are longer on their way bring theirs back later.
+        for pause in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(30)] {
+            tokio::time::sleep(pause).await;
+            self.plane.tidy();
+        }
+    }
+
+    /// Reads the files again, and makes live what is new in them. Says what came of it.
+    pub(crate) async fn reload(self: &Arc<Self>) {
+        let desired = &self.desired;
+        let files = desired.files.clone();
+        let read = tokio::task::spawn_blocking(move || Document::load(&files)).await;
+        let document = match read {
+            Ok(Ok(document)) => document,
             Ok(Err(Failure::Invalid(diagnostics))) => {
-                say(format_args!(
+                desired.told().rejected += 1;
+                return desired.say(format_args!(
                     "reload: the config is invalid, the old one stays\n{diagnostics}"
                 ));
-                return;
             }
             Ok(Err(unreadable)) => {
-                say(format_args!("reload: {unreadable}; the config stays as it is"));
-                return;
+                desired.told().rejected += 1;
+                return desired
+                    .say(format_args!("reload: {unreadable}; the config stays as it is"));
             }
-            Err(panic) => {
-                say(format_args!("reload: {panic}; the config stays as it is"));
-                return;
-            }
+            Err(panic) => return desired.say(format_args!("reload: {panic}")),
         };
-        let before = self.desired.current();
-        if loaded.hash == before.loaded.hash {
-            say(format_args!("reload: nothing has changed"));
-            return;
+        let hash = document.hash();
+        if desired.told().file_hash == hash && *self.phase.borrow() != Phase::Draining {
+            // A push lives until the files say something new.
+            return desired.say(format_args!("reload: nothing has changed"));
         }
-        if let Some(key) = before.loaded.config.boot_change(&loaded.config) {
-            say(format_args!(
-                "reload: restart_required: `{key}` is read at start only; the config stays as it is"
-            ));
-            return;
+        let terms = Terms { origin: "the files".to_owned(), if_match: None, dry_run: false };
+        let outcome = self.change(terms, move |_| Ok(document)).await;
+        match outcome {
+            Ok(outcome) => {
+                desired.told().file_hash = hash;
+                self.say_outcome(&outcome).await;
+            }
+            Err(denial) => desired.say(format_args!("reload: {denial}; the config stays as it is")),
         }
-        let generation = before.generation + 1;
+    }
+
+    /// Says which generation is live, on how many workers.
+    async fn say_outcome(&self, outcome: &Outcome) {
+        let Outcome::Applied(generation) = outcome else {
+            return self.desired.say(format_args!("reload: nothing has changed"));
+        };
         let workers = self.plane.workers();
-        let (answers, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| oneshot::channel()).unzip();
-        let answers = answers.into_iter().map(Answer).collect();
-        if let Err(refusal) = self.plane.apply(&loaded, generation, answers) {
-            let crate::Refusal { path, message, hint } = refusal;
-            say(format_args!("reload: {path}: {message}; {hint}; the config stays as it is"));
-            return;
-        }
-        let hash = loaded.hash.clone();
-        let live = Live { generation, loaded: Arc::new(loaded) };
-        *self.desired.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
-        let acknowledged = self.acknowledged(heard).await;
-        self.plane.tidy();
-        say(format_args!(
-            "config generation {generation}, hash {hash}, is live on {acknowledged} of {workers} workers"
+        generation.settled(workers, Duration::from_secs(2)).await;
+        self.desired.say(format_args!(
+            "config generation {}, hash {}, is live on {} of {workers} workers",
+            generation.number,
+            generation.loaded.hash,
+            generation.live(),
         ));
+    }
+}
+
+/// Runs on a thread that may block. A panic there is passed on.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Denial::Draining => f.write_str("draining"),
+            Denial::Stale(hash) => write!(f, "stale: what is live has the hash {hash}"),
+            Denial::Unparseable(diagnostics) | Denial::Invalid(diagnostics) => {
+                write!(f, "the config is invalid, the old one stays\n{diagnostics}")
+            }
+            Denial::RestartRequired(key) => {
+                write!(f, "restart_required: `{key}` is read at start only")
+            }
+            Denial::Refused(Refusal { path, message, hint }) => {
+                write!(f, "{path}: {message}; {hint}")
+            }
+            Denial::NotFound(what) => write!(f, "there is no {what}"),
+        }
     }
 }

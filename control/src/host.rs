@@ -29,7 +29,7 @@ pub(crate) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn foreign(detail: &'static str) -> Problem {
-    Problem { status: StatusCode::FORBIDDEN, title: "foreign_host", detail }
+    Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail)
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`, where the host is this machine's loopback.

@@ -32,7 +32,8 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
-mod admin;
+mod api;
+mod client;
 mod connection;
 mod data_plane;
 mod desired;
@@ -46,6 +47,8 @@ mod state;
 mod thread;
 
 pub use access_log::{AccessLog, Output, Sink};
+pub use axum::http::Method;
+pub use client::{Question, Reply, ask};
 pub use data_plane::{Answer, DataPlane, Refusal};
 pub use listen::Listen;
 pub use phase::Phase;

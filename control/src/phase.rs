@@ -7,6 +7,8 @@ pub enum Phase {
     Starting,
     /// The plan is live on every worker.
     Ready,
+    /// Told to take no new traffic, until told otherwise.
+    Aside,
     /// Told to stop: serves what comes, but wants nothing new.
     Draining,
 }
@@ -17,7 +19,17 @@ impl Phase {
         match self {
             Phase::Starting => Some("starting"),
             Phase::Ready => None,
-            Phase::Draining => Some("draining"),
+            Phase::Aside | Phase::Draining => Some("draining"),
+        }
+    }
+
+    /// What `/v1/status` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Aside => "drained",
+            Phase::Draining => "draining",
         }
     }
 }

@@ -31,12 +31,12 @@ pub(crate) fn routes<P: DataPlane>() -> Router<Arc<State<P>>> {
 
 /// Answers everything that no route takes with what there is instead.
 pub(crate) fn with_refusals(router: Router, exists: &'static str) -> Router {
-    let refuse = move |status, title| Problem { status, title, detail: exists };
-    let not_found = refuse(StatusCode::NOT_FOUND, "not_found");
-    let not_allowed = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+    let not_allowed = StatusCode::METHOD_NOT_ALLOWED;
     router
-        .fallback(move || async move { not_found })
-        .method_not_allowed_fallback(move || async move { not_allowed })
+        .fallback(move || async move { Problem::new(StatusCode::NOT_FOUND, "not_found", exists) })
+        .method_not_allowed_fallback(move || async move {
+            Problem::new(not_allowed, "method_not_allowed", exists)
+        })
 }
 
 /// 200 while every worker answers.
@@ -64,6 +64,7 @@ async fn metrics<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
     };
     let mut text = String::new();
     state.plane.render(&counters, &mut text);
+    state.desired.render(&mut text);
     process::render(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -1,26 +1,68 @@
 //! `application/problem+json` (RFC 9457): how control says no.
 
-use axum::http::{StatusCode, header};
+use std::borrow::Cow;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use config::Diagnostics;
+use serde_json::{Value as Json, json};
 
 /// A refusal: a status, a stable name and, in words, what to do next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) title: &'static str,
-    pub(crate) detail: &'static str,
+    pub(crate) detail: Cow<'static, str>,
+    /// Each with path, file, line, column, message and hint.
+    errors: Option<Box<Json>>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        status: StatusCode,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Problem {
+        Problem { status, title, detail: detail.into(), errors: None, header: None }
+    }
+
+    /// With everything that is wrong with a config.
+    pub(crate) fn diagnostics(mut self, diagnostics: &Diagnostics) -> Problem {
+        self.errors = serde_json::from_str(&diagnostics.to_json()).ok().map(Box::new);
+        self
+    }
+
+    /// With one error that has a place in the config.
+    pub(crate) fn error(mut self, path: &str, message: &str, hint: &str) -> Problem {
+        self.errors = Some(Box::new(json!([{
+            "severity": "error", "path": path, "message": message, "hint": hint,
+        }])));
+        self
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.header = Some(Box::new((name, value)));
+        self
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.title,
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(errors) = self.errors {
+            body["errors"] = *errors;
+        }
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, content_type, format!("{body}\n")).into_response()
+        let mut response = (self.status, content_type, format!("{body}\n")).into_response();
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            response.headers_mut().insert(name, value);
+        }
+        response
     }
 }

@@ -17,6 +17,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct State<P> {
     pub(crate) plane: P,
     pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) set_phase: watch::Sender<Phase>,
+    pub(crate) started: Instant,
     pub(crate) program: Program,
     pub(crate) desired: Desired,
 }
@@ -26,6 +28,10 @@ pub(crate) struct State<P> {
 pub(crate) struct Silent(Vec<usize>);
 
 impl Silent {
+    pub(crate) fn numbers(&self) -> Vec<usize> {
+        self.0.clone()
+    }
+
     /// For people: which workers, and what to check.
     pub(crate) fn reason(&self) -> String {
         let numbers: Vec<String> = self.0.iter().map(usize::to_string).collect();
@@ -51,16 +57,6 @@ impl<P: DataPlane> State<P> {
             }
         }
         if silent.is_empty() { Ok(counters) } else { Err(Silent(silent)) }
-    }
-
-    /// Waits until every worker has answered, or for as long as one may take.
-    pub(crate) async fn acknowledged(&self, answers: Vec<oneshot::Receiver<()>>) -> usize {
-        let deadline = Instant::now() + ANSWER_WITHIN;
-        let mut acknowledged = 0;
-        for answer in answers {
-            acknowledged += usize::from(matches!(timeout_at(deadline, answer).await, Ok(Ok(()))));
-        }
-        acknowledged
     }
 
     fn ask(&self, worker: usize) -> oneshot::Receiver<P::Counters> {

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use config::Loaded;
+use config::{Document, Loaded};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 
-use crate::admin;
+use crate::api;
 use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
 use crate::desired::Desired;
@@ -21,7 +22,6 @@ use crate::probes;
 use crate::state::State;
 
 /// What to serve, and where.
-#[derive(Clone, Debug)]
 pub struct Options {
     pub admin: Option<Listen>,
     pub probes: Option<Listen>,
@@ -29,6 +29,7 @@ pub struct Options {
     /// What is read again when told so.
     pub files: Vec<PathBuf>,
     /// What the workers were started with, as generation 1.
+    pub document: Document,
     pub loaded: Loaded,
     /// Tells whoever started the process a fact.
     pub say: fn(fmt::Arguments<'_>),
@@ -64,9 +65,10 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();
-    let Options { program, files, loaded, say, .. } = options;
-    let desired = Desired::new(files, loaded, say);
-    let state = Arc::new(State { plane, phase: phase_seen, program, desired });
+    let Options { program, files, document, loaded, say, .. } = options;
+    let desired = Desired::new(files, document, loaded, plane.workers(), say);
+    let (set_phase, started) = (phase.clone(), Instant::now());
+    let state = Arc::new(State { plane, phase: phase_seen, set_phase, started, program, desired });
     let reload = Arc::new(Notify::new());
     let told = reload.clone();
     let admin_address = admin.as_ref().map(|bound| bound.address.clone());
@@ -97,11 +99,21 @@ fn run<P: DataPlane>(
     runtime.block_on(async {
         if let Some(bound) = admin {
             let hosts = Hosts::of_admin(&bound.address);
-            tokio::spawn(connection::serve(bound.socket, admin::router(state.clone()), hosts));
+            tokio::spawn(connection::serve(
+                bound.socket,
+                api::router(state.clone()),
+                hosts,
+                connection::ADMIN_WITHIN,
+            ));
         }
         if let Some(bound) = probes {
             let routes = probes::router(state.clone());
-            tokio::spawn(connection::serve(bound.socket, routes, Hosts::Any));
+            tokio::spawn(connection::serve(
+                bound.socket,
+                routes,
+                Hosts::Any,
+                connection::PROBE_WITHIN,
+            ));
         }
         let reloading = async {
             loop {

@@ -45,6 +45,18 @@ impl DataPlane for Workers {
     }
 
     fn tidy(&self) {}
+
+    fn set_aside(&self, _: bool) {}
+
+    fn quit(&self) {}
+
+    fn listeners(&self) -> Vec<serde_json::Value> {
+        Vec::new()
+    }
+
+    fn explain(&self, _: &serde_json::Value) -> Result<serde_json::Value, String> {
+        Err("nothing is routed here".to_owned())
+    }
 }
 
 fn any_port() -> Option<Listen> {
@@ -54,9 +66,10 @@ fn any_port() -> Option<Listen> {
 fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
     let program = Program { version: "0.1.0".to_owned(), io_backend: "epoll".to_owned() };
     let text = "listeners: [{ name: web, address: \"127.0.0.1:0\", http: {} }]";
-    let loaded = config::parse("test", text, config::Format::Yaml).unwrap();
+    let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
+    let loaded = document.check().unwrap();
     let say = |fact: std::fmt::Arguments<'_>| eprintln!("{fact}");
-    Options { admin, probes, program, files: Vec::new(), loaded, say }
+    Options { admin, probes, program, files: Vec::new(), document, loaded, say }
 }
 
 fn start(workers: Workers) -> Control {

@@ -32,6 +32,75 @@ pub struct Question<'a> {
     pub source_ip: Option<IpAddr>,
 }
 
+/// Answers a question that came as JSON, `{method, url, headers: {NAME: VALUE}, from, listener}`, with
+/// the explanation and, as `text`, its table. An error says what is unclear.
+pub fn answer(plan: &Plan, question: &Value) -> Result<Value, String> {
+    let known = ["method", "url", "headers", "from", "listener"];
+    let map = question.as_object().ok_or("a question is {method, url, headers, from, listener}")?;
+    if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("unknown key {key:?}; there are {}", known.join(", ")));
+    }
+    let text = |key: &str| match map.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(format!("{key} is a text")),
+    };
+    let headers = match map.get("headers") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(given) => headers_of(given).ok_or(
+            "headers are a map {NAME: VALUE}, or a list [[NAME, VALUE]] where one repeats",
+        )?,
+    };
+    let source_ip = text("from")?.map(|ip| ip.parse().map_err(|_| "from is an IP address"));
+    let question = Question {
+        method: text("method")?.unwrap_or("GET"),
+        url: text("url")?.ok_or("a question has a url")?,
+        headers: &headers,
+        source_ip: source_ip.transpose()?,
+    };
+    let listener = find_listener(plan, text("listener")?)?;
+    let explanation = explain(plan, listener, &question, |_| None)?;
+    let mut answer = explanation.to_json();
+    answer["text"] = explanation.to_string().into();
+    Ok(answer)
+}
+
+fn headers_of(given: &Value) -> Option<Vec<(String, String)>> {
+    let pair = |name: &str, value: &Value| Some((name.to_owned(), value.as_str()?.to_owned()));
+    match given {
+        Value::Object(map) => map.iter().map(|(name, value)| pair(name, value)).collect(),
+        Value::Array(list) => list
+            .iter()
+            .map(|item| match &item.as_array()?[..] {
+                [name, value] => pair(name.as_str()?, value),
+                _ => None,
+            })
+            .collect(),
+        _ => None,
+    }
+}
+
+/// The listener of that name, or the only one that has routes.
+pub fn find_listener(plan: &Plan, wanted: Option<&str>) -> Result<usize, String> {
+    let http: Vec<usize> = (0..plan.listeners.len())
+        .filter(|index| matches!(plan.listeners[*index].kind, ListenerKind::Http(_)))
+        .collect();
+    let names: Vec<&str> = http.iter().map(|index| &*plan.listeners[*index].name).collect();
+    let names = names.join(", ");
+    match wanted {
+        Some(wanted) => plan
+            .listeners
+            .iter()
+            .position(|listener| *listener.name == *wanted)
+            .ok_or_else(|| format!("there is no listener {wanted:?}; there are {names}")),
+        None => match http[..] {
+            [only] => Ok(only),
+            [] => Err("there is no http listener, and so no route".to_owned()),
+            _ => Err(format!("there are several http listeners; say --listener, one of {names}")),
+        },
+    }
+}
+
 /// What becomes of a request, and why.
 #[derive(Clone, Debug)]
 pub struct Explanation {

@@ -1,4 +1,4 @@
-//! `ringside explain`: says where a request would go, and why, from a config alone.
+//! `ringside explain`: says where a request would go, and why, from a config or of what runs.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use config::Failure;
+use serde_json::json;
 
 use crate::check::{Output, colours};
-use crate::explain::{Question, explain};
-use crate::plan::{ListenerKind, Plan};
+use crate::client;
+use crate::explain::{Question, explain, find_listener};
+use crate::plan::Plan;
 
 /// What is asked for.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,30 +34,22 @@ pub struct Arguments {
     /// Not supported yet.
     #[arg(long, value_name = "SPIFFE_ID", hide = true)]
     peer: Option<String>,
-    /// Not supported yet.
-    #[arg(long, value_name = "ADDR", hide = true)]
-    admin: Option<String>,
+    /// Ask the running ringside whose admin is there, instead of a config: unix:PATH or IP:PORT.
+    #[arg(long, value_name = "ADDR", conflicts_with = "config")]
+    admin: Option<config::Address>,
+    /// A file that holds the token for that.
+    #[arg(long, env = "RINGSIDE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
 }
 
 /// 0 a route takes it, 1 none does; an error, in words, is a 2.
 pub fn command(arguments: &Arguments) -> Result<ExitCode, String> {
-    let Arguments { config, method, url, headers, from, listener, peer, admin, output } = arguments;
-    for (name, given) in [("--peer", peer), ("--admin", admin)] {
-        if given.is_some() {
-            return Err(format!("explain {name}: not supported yet; take it out"));
-        }
+    let Arguments { config, method, url, headers, from, listener, peer, output, .. } = arguments;
+    if peer.is_some() {
+        return Err("explain --peer: not supported yet; take it out".to_owned());
     }
-    if config.is_empty() {
-        return Err(
-            "no config: name a file, as in `ringside explain -c ringside.yaml GET URL`".into()
-        );
-    }
-    let loaded = config::load(config).map_err(|failure| match failure {
-        Failure::Invalid(found) => format!("the config is invalid\n{}", found.render(colours())),
-        unreadable @ Failure::Unreadable { .. } => unreadable.to_string(),
-    })?;
     let headers = headers.iter().map(|header| {
         let (name, value) = header
             .split_once(':')
@@ -63,6 +57,21 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode, String> {
         Ok((name.trim().to_owned(), value.trim().to_owned()))
     });
     let headers: Vec<(String, String)> = headers.collect::<Result<_, String>>()?;
+    if let Some(admin) = &arguments.admin {
+        let question = json!({
+            "method": method, "url": url, "headers": headers, "from": from, "listener": listener,
+        });
+        return client::explain(admin, arguments.token_file.clone(), *output, &question);
+    }
+    if config.is_empty() {
+        return Err(
+            "no config: name a file, as in `ringside explain -c ringside.yaml GET URL`, or ask what runs with --admin".into()
+        );
+    }
+    let loaded = config::load(config).map_err(|failure| match failure {
+        Failure::Invalid(found) => format!("the config is invalid\n{}", found.render(colours())),
+        unreadable @ Failure::Unreadable { .. } => unreadable.to_string(),
+    })?;
     let plan = Plan::compile(&loaded.config, &loaded.hash, 1, None);
     let listener = find_listener(&plan, listener.as_deref())?;
     let question = Question { method, url, headers: &headers, source_ip: *from };
@@ -75,25 +84,4 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode, String> {
     };
     written.map_err(|error| error.to_string())?;
     Ok(ExitCode::from(u8::from(!explanation.is_taken())))
-}
-
-/// The listener of that name, or the only one that has routes.
-fn find_listener(plan: &Plan, wanted: Option<&str>) -> Result<usize, String> {
-    let http: Vec<usize> = (0..plan.listeners.len())
-        .filter(|index| matches!(plan.listeners[*index].kind, ListenerKind::Http(_)))
-        .collect();
-    let names: Vec<&str> = http.iter().map(|index| &*plan.listeners[*index].name).collect();
-    let names = names.join(", ");
-    match wanted {
-        Some(wanted) => plan
-            .listeners
-            .iter()
-            .position(|listener| *listener.name == *wanted)
-            .ok_or_else(|| format!("there is no listener {wanted:?}; there are {names}")),
-        None => match http[..] {
-            [only] => Ok(only),
-            [] => Err("there is no http listener, and so no route".to_owned()),
-            _ => Err(format!("there are several http listeners; say --listener, one of {names}")),
-        },
-    }
 }

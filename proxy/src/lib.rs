@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod client;
 pub mod cpus;
 pub mod demo;
 pub mod downstream;

@@ -3,11 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ringside::check::{self, Output};
 use ringside::say::say;
-use ringside::{demo, explain_command, run};
+use ringside::{client, demo, explain_command, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,6 +52,37 @@ enum Command {
     },
     /// Say where a request would go, and why: 0 a route takes it, 1 none does, 2 could not be asked.
     Explain(explain_command::Arguments),
+    /// Replace the config of a running ringside: 0 live, 1 refused, 2 could not be asked, 3 not yet live everywhere.
+    Push(client::Push),
+    /// Go back to an earlier config; left out, to the one before.
+    Rollback {
+        generation: Option<u64>,
+        #[command(flatten)]
+        admin: client::Admin,
+    },
+    /// Say what a file would change in what is live: 0 nothing, 1 something, 2 could not be asked.
+    Diff {
+        file: PathBuf,
+        #[command(flatten)]
+        admin: client::Admin,
+    },
+    /// Say what runs: 0 ready, 1 not, 2 could not be asked.
+    Status(client::Admin),
+    /// Take a running ringside out of traffic: not ready, and connections are sent away as they rest.
+    Drain(client::Admin),
+    /// Put it back into traffic.
+    Undrain(client::Admin),
+    /// Wait until a running ringside is ready: 0 it is, 1 not in time.
+    Wait {
+        /// What to wait for; there is only this.
+        #[arg(long, required = true)]
+        ready: bool,
+        /// Seconds to wait.
+        #[arg(long, default_value_t = 30)]
+        timeout: u64,
+        #[command(flatten)]
+        admin: client::Admin,
+    },
     /// Two small services, a sidecar beside each, and traffic between them; needs nothing.
     Demo {
         /// Stop after so many seconds; without it, on ctrl-C.
@@ -61,19 +93,12 @@ enum Command {
 
 /// Commands of the interface that are not built. They are known, so that nobody is told that they
 /// were misspelt.
-const NOT_YET: [&str; 17] = [
+const NOT_YET: [&str; 10] = [
     "schema",
-    "push",
-    "rollback",
-    "diff",
-    "status",
     "endpoints",
     "certs",
     "top",
     "tap",
-    "drain",
-    "undrain",
-    "wait",
     "doctor",
     "intercept",
     "upgrade",
@@ -130,7 +155,7 @@ fn main() -> ExitCode {
     let known = Arguments::command().subcommands(NOT_YET.map(not_yet));
     let matches = known.get_matches();
     if let Some(name) = matches.subcommand_name().filter(|name| NOT_YET.contains(name)) {
-        say(format_args!("{name}: not supported yet; there are run, check, explain and demo"));
+        say(format_args!("{name}: not supported yet; `ringside --help` says what there is"));
         return ExitCode::from(2);
     }
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -155,6 +180,15 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
             check::check(&files.all()?, output, strict).map_err(|error| error.to_string())
         }
         Command::Explain(arguments) => explain_command::command(&arguments),
+        Command::Push(push) => client::push(&push),
+        Command::Rollback { generation, admin } => client::rollback(&admin, generation),
+        Command::Diff { file, admin } => client::diff(&admin, &file),
+        Command::Status(admin) => client::status(&admin),
+        Command::Drain(admin) => client::set_aside(&admin, "drain"),
+        Command::Undrain(admin) => client::set_aside(&admin, "undrain"),
+        Command::Wait { ready: _, timeout, admin } => {
+            client::wait(&admin, Duration::from_secs(timeout))
+        }
         Command::Demo { seconds } => demo::demo(seconds).map_err(|error| error.to_string()),
     }
 }

@@ -1,13 +1,16 @@
 //! The data plane as a whole: what is live on the workers, and how it is replaced.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use control::{AccessLog, Answer, DataPlane, Refusal};
-use reactor::{Address, ListenSocket, Sender};
+use reactor::{Address, ListenSocket, Sender, Signal};
+use serde_json::{Value as Json, json};
 
-use crate::plan::{Listener, Plan};
+use crate::explain;
+use crate::plan::{Listener, ListenerKind, Plan};
 use crate::say::say;
 use crate::socket_file::SocketFile;
 use crate::telemetry::counters::Counters;
@@ -23,6 +26,8 @@ pub struct Plane {
     io_backend: &'static str,
     io_reason: String,
     access: Option<Arc<AccessLog>>,
+    /// Whoever ends the process when it is asked to.
+    on_quit: Option<Mutex<mpsc::Sender<Signal>>>,
 }
 
 /// The plan that the workers were told last, and what is open for it.
@@ -72,10 +77,12 @@ impl Plane {
         returned: mpsc::Receiver<Arc<Plan>>,
         (io_backend, io_reason): (&'static str, String),
         access: Option<Arc<AccessLog>>,
+        on_quit: Option<mpsc::Sender<Signal>>,
     ) -> Plane {
         let live = Live { plan, sockets, applied_at_s: seconds_since_1970() };
         let (live, returned) = (Mutex::new(live), Mutex::new(returned));
-        Plane { live, mailboxes, returned, io_backend, io_reason, access }
+        let on_quit = on_quit.map(Mutex::new);
+        Plane { live, mailboxes, returned, io_backend, io_reason, access, on_quit }
     }
 
     /// Where a listener listens, with its real port.
@@ -108,22 +115,26 @@ impl Plane {
         plan.listeners.iter().map(open).collect()
     }
 
+    /// A mailbox is full for a moment only; one that is closed is a worker's that has ended.
+    fn deliver(&self, mailbox: &Sender<Command>, mut command: Command) {
+        while let Err(back) = mailbox.send(command) {
+            if mailbox.is_closed() {
+                break;
+            }
+            command = back;
+            std::thread::yield_now();
+        }
+    }
+
     /// Tells every worker.
     fn tell(&self, live: &mut Live, plan: Arc<Plan>, sockets: Vec<Open>, answers: Vec<Answer<()>>) {
         for (mailbox, answer) in self.mailboxes.iter().zip(answers) {
-            let mut command = Command::Apply {
+            let command = Command::Apply {
                 plan: plan.clone(),
                 listeners: sockets.iter().map(|open| open.socket.clone()).collect(),
                 done: Box::new(move || answer.send(())),
             };
-            // A mailbox is full for a moment only; one that is closed is a worker's that has ended.
-            while let Err(back) = mailbox.send(command) {
-                if mailbox.is_closed() {
-                    break;
-                }
-                command = back;
-                std::thread::yield_now();
-            }
+            self.deliver(mailbox, command);
         }
         for (listener, open) in plan.listeners.iter().zip(&sockets) {
             if !live.sockets.iter().any(|old| old.socket.is_same(&open.socket)) {
@@ -201,5 +212,40 @@ impl DataPlane for Plane {
 
     fn tidy(&self) {
         lock(&self.returned).try_iter().for_each(drop);
+    }
+
+    fn set_aside(&self, aside: bool) {
+        for mailbox in &self.mailboxes {
+            self.deliver(mailbox, Command::SetAside(aside));
+        }
+    }
+
+    fn quit(&self) {
+        if let Some(tell) = &self.on_quit {
+            // Nobody listens any more: it ends already.
+            let _ = lock(tell).send(Signal::Terminate);
+        }
+    }
+
+    fn listeners(&self) -> Vec<Json> {
+        let live = lock(&self.live);
+        let both = live.plan.listeners.iter().zip(&live.sockets);
+        let one = |(listener, open): (&Arc<Listener>, &Open)| {
+            json!({
+                "name": listener.name,
+                "address": open.socket.address().to_string(),
+                "kind": match listener.kind {
+                    ListenerKind::Http(_) => "http",
+                    ListenerKind::Tcp(_) => "tcp",
+                },
+                "connections": listener.served.load(Ordering::Relaxed),
+            })
+        };
+        both.map(one).collect()
+    }
+
+    fn explain(&self, question: &Json) -> Result<Json, String> {
+        let plan = lock(&self.live).plan.clone();
+        explain::answer(&plan, question)
     }
 }

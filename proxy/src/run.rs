@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use config::{Config, Io, Loaded, LogOutput};
+use config::{Config, Document, Io, Loaded, LogOutput};
 use control::{AccessLog, Control, Listen, Phase};
 use crossbeam_utils::CachePadded;
 use reactor::{Backend, BufferOptions, Sender, Signal, Signals};
@@ -80,12 +80,9 @@ impl fmt::Display for StartError {
 /// Runs until told to stop.
 pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
     let signals = Signals::block().map_err(StartError::System)?;
-    let loaded = config::load(files).map_err(StartError::Config)?;
-    for warning in loaded.warnings.render(crate::check::colours()).lines() {
-        say(format_args!("{warning}"));
-    }
-    let mut process = Process::start(loaded, files, overrides)?;
-    let signals = listen_to(signals);
+    let document = Document::load(files).map_err(StartError::Config)?;
+    let (sender, signals) = listen_to(signals);
+    let mut process = Process::start(document, files, overrides, Some(sender))?;
     while let Ok(signal) = signals.recv() {
         match signal {
             Signal::Terminate => break,
@@ -112,10 +109,11 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
 
 /// Signals as they come, from a thread that ends with the process: who drains waits for them and for
 /// the workers.
-fn listen_to(signals: Signals) -> mpsc::Receiver<Signal> {
+fn listen_to(signals: Signals) -> (mpsc::Sender<Signal>, mpsc::Receiver<Signal>) {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || while sender.send(signals.wait()).is_ok() {});
-    receiver
+    let listens = sender.clone();
+    std::thread::spawn(move || while listens.send(signals.wait()).is_ok() {});
+    (sender, receiver)
 }
 
 /// A running data plane.
@@ -130,12 +128,19 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts everything; when it returns, connections are accepted and it is ready.
+    /// Starts everything; when it returns, connections are accepted and it is ready. `on_quit` hears of
+    /// those who ask over REST that it end.
     pub fn start(
-        loaded: Loaded,
+        document: Document,
         files: &[PathBuf],
         overrides: &Overrides,
+        on_quit: Option<mpsc::Sender<Signal>>,
     ) -> Result<Process, StartError> {
+        let loaded = document.check();
+        let loaded = loaded.map_err(|found| StartError::Config(config::Failure::Invalid(found)))?;
+        for warning in loaded.warnings.render(crate::check::colours()).lines() {
+            say(format_args!("{warning}"));
+        }
         // Refused in some sandboxes: then memory is coarser, and nothing else is.
         let _ = reactor::refuse_huge_pages();
         let config = &loaded.config;
@@ -168,8 +173,9 @@ impl Process {
             returned,
             (io.backend.name(), io.reason.clone()),
             access.clone(),
+            on_quit,
         ));
-        let control = start_control(&loaded, files, overrides, &plane, &io)?;
+        let control = start_control(&document, &loaded, files, overrides, &plane, &io)?;
 
         let crew = Arc::new(Crew {
             memory: reactor::Budget::new(plan.limits.memory),
@@ -385,6 +391,7 @@ fn open_access_log(
 }
 
 fn start_control(
+    document: &Document,
     loaded: &Loaded,
     files: &[PathBuf],
     overrides: &Overrides,
@@ -403,6 +410,7 @@ fn start_control(
             io_backend: io.backend.name().to_owned(),
         },
         files: files.to_vec(),
+        document: document.clone(),
         loaded: loaded.clone(),
         say,
     };

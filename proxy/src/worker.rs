@@ -62,6 +62,8 @@ pub enum Command {
     Apply { plan: Arc<Plan>, listeners: Vec<ListenSocket>, done: Box<dyn FnOnce() + Send> },
     /// Give a copy of the counters.
     Snapshot(control::Answer<Counters>),
+    /// Send connections away as they rest, or stop to.
+    SetAside(bool),
     /// Finish what is begun and end.
     Drain,
     /// Nobody waits any longer: the drain's deadline is now.
@@ -124,6 +126,8 @@ pub struct Worker {
     crew: Arc<Crew>,
     connections: RefCell<SlotMap<ConnectionKey, Rc<Connection>>>,
     draining: Cell<bool>,
+    /// Somebody wants the traffic elsewhere for a while.
+    aside: Cell<bool>,
     access: Option<RefCell<AccessSink>>,
     /// When work was refused last for want of something.
     overloaded: Cell<Option<Instant>>,
@@ -181,6 +185,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         crew,
         connections: RefCell::default(),
         draining: Cell::new(false),
+        aside: Cell::new(false),
         access: access.map(RefCell::new),
         overloaded: Cell::new(None),
     });
@@ -216,6 +221,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
                     done();
                 }
                 Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
+                Command::SetAside(aside) => worker.aside.set(aside),
                 Command::Drain => break,
                 // Nothing is drained yet.
                 Command::Hurry => {}
@@ -289,7 +295,7 @@ impl Worker {
     /// Whether nobody on this listener is invited to stay: the process is going down, or the listener
     /// is gone.
     pub fn is_leaving(&self, listener: ListenerId) -> bool {
-        self.draining.get() || self.plan.borrow().listener(listener).is_none()
+        self.draining.get() || self.aside.get() || self.plan.borrow().listener(listener).is_none()
     }
 
     /// Takes a plan into use. Touches only what it changed: sockets, pools and connections of what
@@ -540,7 +546,7 @@ impl Worker {
                     look = self.reactor.now();
                     done();
                 }
-                Some(Some(Command::Drain)) => {}
+                Some(Some(Command::Drain | Command::SetAside(_))) => {}
                 Some(Some(Command::Hurry)) => deadline = self.reactor.now(),
                 Some(None) => self.reactor.sleep_until(look).await,
                 None => {}

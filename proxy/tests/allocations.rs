@@ -118,9 +118,10 @@ routes: [{routes}]
 "#,
         origin()
     );
-    let loaded = config::parse("test", &text, config::Format::Yaml).unwrap();
+    let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
     let overrides = Overrides { io: Some(io), ..Overrides::default() };
-    let mut process = Process::start(loaded, &[], &overrides).unwrap_or_else(|e| panic!("{e}"));
+    let mut process =
+        Process::start(document, &[], &overrides, None).unwrap_or_else(|e| panic!("{e}"));
     let address = process.address("web").unwrap().ip().unwrap();
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| {

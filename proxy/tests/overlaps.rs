@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use ringside::http1::head::{HeadLimits, RequestHead, parse_request};
 use ringside::plan::{ListenerKind, Plan};
 use ringside::route::Request;
-use ringside::telemetry::names::Names;
 
 /// A match, as YAML.
 fn matches() -> impl Strategy<Value = String> {
@@ -83,7 +82,7 @@ proptest! {
             .filter(|warning| warning.message.starts_with("the route") && warning.message.contains("can never match"))
             .map(|warning| warning.message.split('`').nth(1).unwrap())
             .collect();
-        let plan = Plan::compile(&loaded.config, &loaded.hash, 1, Names::default());
+        let plan = Plan::compile(&loaded.config, &loaded.hash, 1, None);
         let ListenerKind::Http(http) = &plan.listeners[0].kind else { unreachable!() };
         let mut reached = HashSet::new();
         for fields in ["", "x: a\r\n", "x: b\r\ncookie: c=a\r\n", "x: a\r\ny: b\r\ncookie: c=ab\r\n"] {

@@ -175,9 +175,9 @@ routes:
 }
 
 fn sidecar(config: &str) -> io::Result<Process> {
-    let loaded = config::parse("demo", config, config::Format::Yaml)
+    let document = config::Document::parse("demo", config.as_bytes(), config::Format::Yaml)
         .map_err(|diagnostics| io::Error::other(diagnostics.to_string()))?;
-    Process::start(loaded, &["(demo)".into()], &Overrides::default())
+    Process::start(document, &["(demo)".into()], &Overrides::default(), None)
         .map_err(|error| io::Error::other(error.to_string()))
 }
 

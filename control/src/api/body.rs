@@ -1,0 +1,172 @@
+//! What a request brings: its notation, its conditions, how long it waits.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{self, FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use config::Format;
+use serde::Deserialize;
+
+use crate::problem::Problem;
+
+/// A config text of 32 MiB, and a little more, so that what is too much is told by its reader.
+pub(super) const BODY_BYTES_MAX: usize = 33 << 20;
+/// Nobody waits longer in one request.
+const WAIT_MAX: Duration = Duration::from_secs(50);
+/// Where the request does not say: workers take milliseconds.
+const WAIT_USUAL: Duration = Duration::from_secs(5);
+
+/// The query of a request that reads or changes the config.
+#[derive(Default, Deserialize)]
+pub(super) struct Query {
+    #[serde(default)]
+    pub(super) dry_run: bool,
+    #[serde(default)]
+    pub(super) effective: bool,
+    wait: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Query, Problem> {
+        let query = extract::Query::<Query>::from_request_parts(parts, state).await;
+        let query = query.map(|extract::Query(query)| query);
+        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_query", error.body_text()))
+    }
+}
+
+/// A request's body, whole.
+pub(super) struct Text(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Text, Problem> {
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+            return Err(too_large());
+        }
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Text(bytes)),
+            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
+            Err(error) => {
+                Err(Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", error.body_text()))
+            }
+        }
+    }
+}
+
+fn too_large() -> Problem {
+    let detail = "a config has at most 32 MiB; push it in parts, by name or in batches";
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+}
+
+impl Query {
+    /// How long to wait for the workers, if at all.
+    pub(super) fn wait(&self) -> Result<Option<Duration>, Problem> {
+        let Some(text) = &self.wait else { return Ok(None) };
+        let wait = text
+            .strip_suffix("ms")
+            .map(|number| number.parse().map(Duration::from_millis))
+            .or_else(|| {
+                text.strip_suffix('s').map(|number| number.parse().map(Duration::from_secs))
+            });
+        match wait {
+            Some(Ok(wait)) => Ok(Some(wait.min(WAIT_MAX))),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "bad_query",
+                "wait is a duration such as 5s or 500ms",
+            )),
+        }
+    }
+
+    pub(super) fn wait_or_usual(&self) -> Result<Duration, Problem> {
+        Ok(self.wait()?.unwrap_or(WAIT_USUAL))
+    }
+}
+
+/// The notation of a PUT's body, by its content type.
+pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    match media_type(headers).as_deref() {
+        Some("application/json") => Ok(Format::Json),
+        Some("application/yaml" | "application/x-yaml" | "text/yaml") => Ok(Format::Yaml),
+        Some("application/toml") => Ok(Format::Toml),
+        _ => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send content-type: application/json, application/yaml or application/toml",
+        )),
+    }
+}
+
+/// A POST says that it is JSON: a web page cannot, unless it is asked first.
+pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
+    match media_type(headers).as_deref() {
+        Some("application/json") => Ok(()),
+        _ => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send content-type: application/json",
+        )),
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let given = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// The hashes of If-Match (RFC 9110 §13.1.1); `None` where anything will do.
+pub(super) fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
+    let mut given = headers.get_all(header::IF_MATCH).iter().peekable();
+    given.peek()?;
+    let tags = given.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
+    let tags: Vec<&str> = tags.map(str::trim).collect();
+    match tags.contains(&"*") {
+        true => None,
+        false => Some(tags.iter().map(|tag| tag.trim_matches('"').to_owned()).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn conditions() {
+        let tags = |values: &[&str]| if_match(&headers(header::IF_MATCH, values));
+        assert_eq!(tags(&[]), None);
+        assert_eq!(tags(&["*"]), None);
+        assert_eq!(tags(&["\"a\", \"b\""]), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(tags(&[""]), Some(vec![String::new()]), "matches nothing");
+    }
+
+    #[test]
+    fn notations() {
+        let format = |value| format(&headers(header::CONTENT_TYPE, &[value])).ok();
+        assert_eq!(format("application/json; charset=utf-8"), Some(Format::Json));
+        assert_eq!(format("Application/YAML"), Some(Format::Yaml));
+        assert_eq!(format("application/toml"), Some(Format::Toml));
+        assert_eq!(format("application/x-www-form-urlencoded"), None);
+    }
+
+    #[test]
+    fn waits() {
+        let wait = |text: &str| {
+            Query { wait: Some(text.to_owned()), ..Query::default() }.wait().ok().flatten()
+        };
+        assert_eq!(wait("5s"), Some(Duration::from_secs(5)));
+        assert_eq!(wait("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(wait("999s"), Some(WAIT_MAX));
+        assert_eq!(wait("5"), None);
+    }
+}

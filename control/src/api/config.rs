@@ -1,0 +1,325 @@
+//! The config: read, replaced whole or in parts, gone back to.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::extract::{self, Path};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use config::{Change, Diagnostics, Document, Format, Kind};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::body::{Query, Text, expect_json, format, if_match};
+use super::{Shared, json_response};
+use crate::data_plane::DataPlane;
+use crate::desired::{Denial, Generation, Outcome, Terms};
+use crate::problem::Problem;
+use crate::state::State;
+
+/// `GET /v1/config`
+pub(super) async fn get_all<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    query: Query,
+) -> Response {
+    let newest = state.desired.newest();
+    let body = match query.effective {
+        true => newest.document.effective_json(),
+        false => newest.document.to_json(),
+    };
+    tagged(json_response(&body), &newest.loaded.hash)
+}
+
+/// `PUT /v1/config`
+pub(super) async fn put_all<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    let format = format(&headers)?;
+    let edit = move |running: &Document| {
+        let pushed = Document::parse(BODY, &body, format).map_err(Denial::Unparseable)?;
+        Ok(running.replaced_by(&pushed))
+    };
+    change(&state, "PUT /v1/config", &query, if_match(&headers), edit).await
+}
+
+/// `GET /v1/config/{kind}/{name}`
+pub(super) async fn get_item<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let kind = parse_kind(&kind)?;
+    match state.desired.newest().document.item(kind, &name) {
+        Some((item, hash)) => Ok(tagged(json_response(&item), &hash)),
+        None => Err(problem(Denial::NotFound(format!("{kind}/{name}")))),
+    }
+}
+
+/// `PUT /v1/config/{kind}/{name}`
+pub(super) async fn put_item<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    Path((kind, name)): Path<(String, String)>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    let (kind, format) = (parse_kind(&kind)?, format(&headers)?);
+    let origin = format!("PUT /v1/config/{kind}/{name}");
+    let expected = if_match(&headers);
+    let edit = move |running: &Document| {
+        expect_item(running, kind, &name, expected)?;
+        running.with_item(kind, &name, BODY, &body, format).map_err(Denial::Invalid)
+    };
+    change(&state, &origin, &query, None, edit).await
+}
+
+/// `DELETE /v1/config/{kind}/{name}`
+pub(super) async fn delete_item<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    Path((kind, name)): Path<(String, String)>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let kind = parse_kind(&kind)?;
+    let origin = format!("DELETE /v1/config/{kind}/{name}");
+    let expected = if_match(&headers);
+    let edit = move |running: &Document| {
+        expect_item(running, kind, &name, expected)?;
+        let without = running.without_item(kind, &name);
+        without.ok_or_else(|| Denial::NotFound(format!("{kind}/{name}")))
+    };
+    change(&state, &origin, &query, None, edit).await
+}
+
+/// `POST /v1/config/batch`
+pub(super) async fn batch<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let edit = move |running: &Document| {
+        // What is not JSON is not parseable; what is no batch is invalid.
+        Document::parse(BODY, &body, Format::Json).map_err(Denial::Unparseable)?;
+        running.with_batch(BODY, &body, Format::Json).map_err(Denial::Invalid)
+    };
+    change(&state, "POST /v1/config/batch", &query, if_match(&headers), edit).await
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Rollback {
+    generation: Option<u64>,
+}
+
+/// `POST /v1/config/rollback`
+pub(super) async fn rollback<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let asked = match body.is_empty() {
+        true => Rollback::default(),
+        false => serde_json::from_slice(&body).map_err(|error| {
+            let detail = format!("{error}; send {{\"generation\": 3}}");
+            Problem::new(StatusCode::BAD_REQUEST, "not_parseable", detail)
+        })?,
+    };
+    let number = match asked.generation {
+        Some(number) => number,
+        None => state.desired.newest().number.saturating_sub(1),
+    };
+    let found = state.desired.generations().into_iter().find(|known| known.number == number);
+    let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
+    let document = found.ok_or_else(missing)?.document.clone();
+    let origin = format!("rollback to generation {number}");
+    change(&state, &origin, &query, if_match(&headers), move |_| Ok(document)).await
+}
+
+/// `GET /v1/config/generations`
+pub(super) async fn generations<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    let workers = state.plane.workers();
+    let list = state.desired.generations();
+    let list: Vec<Json> = list.iter().rev().map(|known| describe(known, workers)).collect();
+    json_response(&Json::from(list))
+}
+
+/// `GET /v1/config/generations/{number}`
+pub(super) async fn generation<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    Path(number): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
+    let known = state.desired.generations();
+    let found = known.into_iter().find(|known| known.number.to_string() == number);
+    let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
+    let found = found.ok_or_else(missing)?;
+    if let Some(wait) = query.wait()? {
+        found.settled(state.plane.workers(), wait).await;
+    }
+    let mut body = describe(&found, state.plane.workers());
+    body["config"] = found.document.to_json();
+    Ok(tagged(json_response(&body), &found.loaded.hash))
+}
+
+/// What diagnostics call the text of a push.
+const BODY: &str = "(body)";
+
+/// Makes a change, waits for the workers as long as the request wants, and tells what came of it.
+async fn change<P: DataPlane>(
+    state: &Arc<State<P>>,
+    origin: &str,
+    query: &Query,
+    if_match: Option<Vec<String>>,
+    edit: impl FnOnce(&Document) -> Result<Document, Denial> + Send + 'static,
+) -> Result<Response, Problem> {
+    let wait = query.wait_or_usual()?;
+    let terms = Terms { origin: origin.to_owned(), if_match, dry_run: query.dry_run };
+    let outcome = state.change(terms, edit).await;
+    match &outcome {
+        Ok(Outcome::Tried { .. }) => {}
+        Ok(Outcome::Unchanged(generation)) => state.desired.say(format_args!(
+            "audit: {origin}: nothing new, generation {} stays",
+            generation.number
+        )),
+        Ok(Outcome::Applied(generation)) => {
+            let changed = generation.changes.iter();
+            let changed: Vec<String> =
+                changed.map(|change| format!("{} {}", change.path, change.what.as_str())).collect();
+            state.desired.say(format_args!(
+                "audit: {origin}: generation {}, hash {}: {}",
+                generation.number,
+                generation.loaded.hash,
+                changed.join(", ")
+            ));
+        }
+        Err(denial) => {
+            let text = denial.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            state.desired.say(format_args!("audit: {origin}: refused: {first}"));
+        }
+    }
+    answer(state, outcome.map_err(problem)?, wait).await
+}
+
+async fn answer<P: DataPlane>(
+    state: &Arc<State<P>>,
+    outcome: Outcome,
+    wait: Duration,
+) -> Result<Response, Problem> {
+    let workers = state.plane.workers();
+    let generation = match outcome {
+        Outcome::Tried { changes, warnings, hash } => {
+            let body = json!({
+                "dry_run": true,
+                "etag": hash,
+                "changed": changed(&changes),
+                "warnings": list(&warnings),
+            });
+            return Ok(json_response(&body));
+        }
+        Outcome::Unchanged(generation) => {
+            generation.settled(workers, wait).await;
+            let mut body = describe(&generation, workers);
+            body["changed"] = json!([]);
+            return Ok(tagged(json_response(&body), &generation.loaded.hash));
+        }
+        Outcome::Applied(generation) => generation,
+    };
+    generation.settled(workers, wait).await;
+    let body = json_response(&describe(&generation, workers));
+    let response = tagged(body, &generation.loaded.hash);
+    match generation.live() >= workers {
+        true => Ok(response),
+        false => Ok((StatusCode::ACCEPTED, response).into_response()),
+    }
+}
+
+fn describe(generation: &Generation, workers: usize) -> Json {
+    let applied_at = generation.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "generation": generation.number,
+        "etag": generation.loaded.hash,
+        "live": generation.live(),
+        "workers": workers,
+        "origin": generation.origin,
+        "applied_at_s": applied_at.as_secs_f64(),
+        "changed": changed(&generation.changes),
+        "warnings": list(&generation.loaded.warnings),
+    })
+}
+
+fn changed(changes: &[Change]) -> Json {
+    let one = |change: &Change| json!({ "path": change.path, "change": change.what.as_str() });
+    Json::from(changes.iter().map(one).collect::<Vec<_>>())
+}
+
+fn list(diagnostics: &Diagnostics) -> Json {
+    serde_json::from_str(&diagnostics.to_json()).unwrap_or_default()
+}
+
+fn tagged(mut response: Response, hash: &str) -> Response {
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// An item's If-Match is about the item: the config around it may have changed.
+fn expect_item(
+    running: &Document,
+    kind: Kind,
+    name: &str,
+    expected: Option<Vec<String>>,
+) -> Result<(), Denial> {
+    let Some(expected) = expected else { return Ok(()) };
+    match running.item(kind, name) {
+        Some((_, hash)) if expected.contains(&hash) => Ok(()),
+        Some((_, hash)) => Err(Denial::Stale(hash)),
+        None => Err(Denial::Stale("none: it is not there".to_owned())),
+    }
+}
+
+fn parse_kind(text: &str) -> Result<Kind, Problem> {
+    text.parse().map_err(|()| {
+        let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+        let detail = format!("a config has {kinds}");
+        Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+    })
+}
+
+fn problem(denial: Denial) -> Problem {
+    let detail = denial.to_string();
+    let first_line = detail.lines().next().unwrap_or_default().to_owned();
+    let (status, title) = match &denial {
+        Denial::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Denial::Stale(_) => (StatusCode::PRECONDITION_FAILED, "stale"),
+        Denial::Unparseable(_) => (StatusCode::BAD_REQUEST, "not_parseable"),
+        Denial::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
+        Denial::RestartRequired(_) => (StatusCode::UNPROCESSABLE_ENTITY, "restart_required"),
+        Denial::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_possible_here"),
+        Denial::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+    };
+    let problem = Problem::new(status, title, first_line);
+    match denial {
+        Denial::Unparseable(diagnostics) | Denial::Invalid(diagnostics) => {
+            problem.diagnostics(&diagnostics)
+        }
+        Denial::RestartRequired(key) => problem.error(
+            key,
+            "this is read at start only",
+            "leave it out of the push, or change the file and restart",
+        ),
+        Denial::Refused(refusal) => problem.error(&refusal.path, &refusal.message, &refusal.hint),
+        Denial::Stale(hash) => match HeaderValue::from_str(&format!("\"{hash}\"")) {
+            Ok(tag) => problem.header(header::ETAG, tag),
+            Err(_) => problem,
+        },
+        Denial::Draining | Denial::NotFound(_) => problem,
+    }
+}

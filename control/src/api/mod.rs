@@ -1,0 +1,135 @@
+//! The REST interface on the admin listener.
+
+mod body;
+mod config;
+mod lifecycle;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value as Json, json};
+
+use crate::data_plane::DataPlane;
+use crate::probes;
+use crate::state::State;
+
+/// What handlers are given.
+type Shared<P> = extract::State<Arc<State<P>>>;
+
+pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
+    let exists = "GET /openapi.json says what admin serves";
+    let routes = probes::routes()
+        .route("/version", get(version))
+        .route("/openapi.json", get(async || json_response(&openapi())))
+        .route("/v1/config", get(config::get_all).put(config::put_all))
+        .route("/v1/config/batch", post(config::batch))
+        .route("/v1/config/rollback", post(config::rollback))
+        .route("/v1/config/generations", get(config::generations))
+        .route("/v1/config/generations/{number}", get(config::generation))
+        .route(
+            "/v1/config/{kind}/{name}",
+            get(config::get_item).put(config::put_item).delete(config::delete_item),
+        )
+        .route("/v1/status", get(status::status))
+        .route("/v1/workers", get(status::workers))
+        .route("/v1/listeners", get(status::listeners))
+        .route("/v1/explain", post(status::explain))
+        .route("/v1/drain", post(lifecycle::drain))
+        .route("/v1/undrain", post(lifecycle::undrain))
+        .route("/v1/quit", post(lifecycle::quit))
+        .layer(DefaultBodyLimit::max(body::BODY_BYTES_MAX));
+    probes::with_refusals(routes.with_state(state), exists)
+}
+
+/// Every path with its methods. Held against the router by a test.
+pub(crate) const PATHS: [(&str, &[(&str, &str)]); 18] = [
+    ("/livez", &[("get", "200 while every worker answers")]),
+    ("/readyz", &[("get", "200 while this proxy wants traffic")]),
+    ("/metrics", &[("get", "Prometheus text")]),
+    ("/version", &[("get", "Which program runs which config")]),
+    ("/openapi.json", &[("get", "This document")]),
+    (
+        "/v1/config",
+        &[
+            ("get", "The config that is live; ?effective=true with defaults filled in"),
+            ("put", "Replaces it whole; If-Match, ?dry_run=true, ?wait=5s"),
+        ],
+    ),
+    (
+        "/v1/config/batch",
+        &[("post", "{put: {KIND: [ITEM]}, delete: {KIND: [NAME]}}, all or nothing")],
+    ),
+    (
+        "/v1/config/rollback",
+        &[("post", "{generation}: an earlier config again; left out, the one before")],
+    ),
+    ("/v1/config/generations", &[("get", "The configs that were live")]),
+    ("/v1/config/generations/{number}", &[("get", "One of them; ?wait=30s until it is live")]),
+    (
+        "/v1/config/{kind}/{name}",
+        &[
+            ("get", "One of listeners, services, routes or tcp_routes"),
+            ("put", "Puts it in place or at the end; If-Match, ?dry_run=true, ?wait=5s"),
+            ("delete", "Takes it out"),
+        ],
+    ),
+    ("/v1/status", &[("get", "What runs, and whether it would come back after a restart")]),
+    ("/v1/workers", &[("get", "Each worker, and whether it answers")]),
+    ("/v1/listeners", &[("get", "Where each listens, with its real port")]),
+    ("/v1/explain", &[("post", "{method, url, headers, from, listener}: which route and why")]),
+    ("/v1/drain", &[("post", "Not ready, and connections are sent away as they rest")]),
+    ("/v1/undrain", &[("post", "Takes traffic again")]),
+    ("/v1/quit", &[("post", "Ends the process as SIGTERM does")]),
+];
+
+fn openapi() -> Json {
+    let problem = json!({
+        "description": "Refused; nothing has changed",
+        "content": { "application/problem+json": { "schema": { "type": "object" } } },
+    });
+    let mut paths = serde_json::Map::new();
+    for (path, methods) in PATHS {
+        let parameters: Vec<Json> = path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| {
+                json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
+            })
+            .collect();
+        let methods = methods.iter().map(|(method, summary)| {
+            let operation = json!({
+                "summary": summary,
+                "parameters": parameters,
+                "responses": { "200": { "description": "OK" }, "default": problem },
+            });
+            ((*method).to_owned(), operation)
+        });
+        paths.insert(path.to_owned(), Json::Object(methods.collect()));
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "ringside admin", "version": env!("CARGO_PKG_VERSION") },
+        "paths": paths,
+    })
+}
+
+fn json_response(body: &Json) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+/// Which program runs which config.
+async fn version<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    let newest = state.desired.newest();
+    json_response(&json!({
+        "version": state.program.version,
+        "generation": newest.number,
+        "config_hash": newest.loaded.hash,
+        "io_backend": state.program.io_backend,
+    }))
+}

@@ -1,0 +1,63 @@
+//! What runs: for people who ask what is going on.
+
+use axum::extract;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde_json::{Value as Json, json};
+
+use super::body::{Text, expect_json};
+use super::{Shared, json_response};
+use crate::data_plane::DataPlane;
+use crate::problem::Problem;
+
+/// `GET /v1/status`
+pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    let newest = state.desired.newest();
+    let phase = *state.phase.borrow();
+    let silent = state.counters().await.err();
+    json_response(&json!({
+        "version": state.program.version,
+        "phase": phase.name(),
+        "ready": phase.not_ready_because().is_none(),
+        "generation": newest.number,
+        "etag": newest.loaded.hash,
+        "origin": newest.origin,
+        "unsaved": state.desired.is_unsaved(),
+        "live": newest.live(),
+        "workers": state.plane.workers(),
+        "silent_workers": silent.map(|silent| silent.reason()),
+        "io_backend": state.program.io_backend,
+        "uptime_s": state.started.elapsed().as_secs_f64(),
+        "listeners": state.plane.listeners(),
+    }))
+}
+
+/// `GET /v1/workers`
+pub(super) async fn workers<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    let silent = state.counters().await.err();
+    let silent = silent.as_ref().map(|silent| silent.numbers()).unwrap_or_default();
+    let workers = 0..state.plane.workers();
+    let list: Vec<Json> = workers
+        .map(|worker| json!({ "worker": worker, "answers": !silent.contains(&worker) }))
+        .collect();
+    json_response(&Json::from(list))
+}
+
+/// `GET /v1/listeners`
+pub(super) async fn listeners<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    json_response(&Json::from(state.plane.listeners()))
+}
+
+/// `POST /v1/explain`
+pub(super) async fn explain<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let question: Json = serde_json::from_slice(&body).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, "not_parseable", error.to_string())
+    })?;
+    let unclear = |why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unclear_question", why);
+    Ok(json_response(&state.plane.explain(&question).map_err(unclear)?))
+}

@@ -1,0 +1,422 @@
+//! The REST interface of a real ringside, and the commands that speak to it.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+
+use serde_json::{Value as Json, json};
+use support::{Client, Message, Origin, Proxy, beside, config, config_file, echo_origin};
+
+/// With admin on TCP, so that requests can be made of bytes.
+fn setup(origin: SocketAddr) -> String {
+    config(origin, "", "", r#"admin: { address: "127.0.0.1:0", auth: none }"#)
+        .replace("workers: 1", "workers: 2")
+}
+
+fn start(origin: SocketAddr) -> Proxy {
+    Proxy::start("auto", &setup(origin))
+}
+
+/// A request to admin, with a JSON body if one is given.
+fn ask(proxy: &Proxy, request: &str, headers: &str, body: Option<&Json>) -> Message {
+    ask_text(proxy, request, headers, &body.map(Json::to_string).unwrap_or_default())
+}
+
+fn ask_text(proxy: &Proxy, request: &str, headers: &str, body: &str) -> Message {
+    let kind = if body.is_empty() || headers.contains("content-type") {
+        ""
+    } else {
+        "content-type: application/json\r\n"
+    };
+    proxy.admin().ask(format!(
+        "{request} HTTP/1.1\r\nhost: localhost\r\n{kind}{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+fn json_of(message: &Message) -> Json {
+    let text = String::from_utf8_lossy(&message.body);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}{text}", message.head))
+}
+
+fn get(proxy: &Proxy, path: &str) -> Json {
+    let reply = ask(proxy, &format!("GET {path}"), "", None);
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    json_of(&reply)
+}
+
+/// Expects a refusal by this name; gives its errors.
+fn refused(reply: &Message, status: u16, title: &str) -> Json {
+    let body = json_of(reply);
+    assert_eq!((reply.status(), &body["title"]), (status, &json!(title)), "{body:#}");
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    body["errors"].clone()
+}
+
+fn route(name: &str, host: &str) -> Json {
+    json!({ "name": name, "hosts": [host], "backends": [{ "service": "origin" }] })
+}
+
+#[test]
+fn a_whole_config_is_pushed_and_gone_back_from() {
+    let proxy = start(echo_origin());
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").status(), 200);
+    let first = ask(&proxy, "GET /v1/config", "", None);
+    let mut wanted = json_of(&first);
+    let etag = first.header("etag").unwrap().to_owned();
+    wanted["routes"] = json!([route("other", "other")]);
+
+    let reply = ask(&proxy, "PUT /v1/config?wait=5s", "", Some(&wanted));
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    let body = json_of(&reply);
+    assert_eq!([&body["generation"], &body["live"], &body["workers"]], [2, 2, 2]);
+    assert_eq!(
+        body["changed"],
+        json!([{ "path": "routes/all", "change": "removed" }, { "path": "routes/other", "change": "added" }])
+    );
+    assert_eq!(client.get("/").cause(), "no_route", "on the same connection");
+    let now = ask(&proxy, "GET /v1/config", "", None);
+    assert_eq!(json_of(&now), wanted);
+    assert_ne!(now.header("etag").unwrap(), etag);
+    assert!(get(&proxy, "/v1/status")["unsaved"].as_bool().unwrap());
+    proxy.metric_becomes(&["ringside_config_unsaved"], "1");
+
+    // The same again is no news.
+    let reply = ask(&proxy, "PUT /v1/config", "", Some(&wanted));
+    assert_eq!((reply.status(), &json_of(&reply)["generation"]), (200, &json!(2)));
+    // What is not what it was is not replaced.
+    let stale = ask(&proxy, "PUT /v1/config", &format!("if-match: {etag}\r\n"), Some(&wanted));
+    refused(&stale, 412, "stale");
+    assert_eq!(stale.header("etag"), now.header("etag"));
+
+    let reply = ask(&proxy, "POST /v1/config/rollback", "", Some(&json!({ "generation": 1 })));
+    assert_eq!((reply.status(), &json_of(&reply)["generation"]), (200, &json!(3)));
+    assert_eq!(reply.header("etag"), Some(etag.as_str()));
+    assert_eq!(client.get("/").status(), 200);
+    assert!(!get(&proxy, "/v1/status")["unsaved"].as_bool().unwrap());
+    let numbers: Vec<u64> = get(&proxy, "/v1/config/generations")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|known| known["generation"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, [3, 2, 1]);
+    assert_eq!(get(&proxy, "/v1/config/generations/2?wait=1s")["config"], wanted);
+    refused(&ask(&proxy, "GET /v1/config/generations/9", "", None), 404, "not_found");
+    let missing = ask(&proxy, "POST /v1/config/rollback", "", Some(&json!({ "generation": 9 })));
+    refused(&missing, 404, "not_found");
+    proxy.says("audit: PUT /v1/config: generation 2");
+    proxy.says("audit: rollback to generation 1: generation 3");
+}
+
+#[test]
+fn items_are_put_and_deleted_by_name() {
+    let proxy = start(echo_origin());
+    let put = |path: &str, headers: &str, body: &Json| {
+        ask(&proxy, &format!("PUT {path}"), headers, Some(body))
+    };
+    let mut new = route("new", "new");
+    new.as_object_mut().unwrap().remove("name");
+    assert_eq!(put("/v1/config/routes/new", "", &new).status(), 200);
+    let mut client = proxy.connect();
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: new\r\n\r\n").status(), 200);
+    proxy.metric_becomes(&["ringside_requests_total", r#"route="new""#], "1");
+    let item = ask(&proxy, "GET /v1/config/routes/new", "", None);
+    assert_eq!(json_of(&item)["hosts"], json!(["new"]));
+    let condition = format!("if-match: {}\r\n", item.header("etag").unwrap());
+    let reply = put("/v1/config/routes/new", &condition, &route("new", "newer"));
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    refused(&put("/v1/config/routes/new", &condition, &route("new", "newest")), 412, "stale");
+    refused(&put("/v1/config/routes/new", "", &route("old", "new")), 422, "invalid_config");
+    refused(&put("/v1/config/nothing/new", "", &new), 404, "not_found");
+
+    // What something else needs stays.
+    let used = ask(&proxy, "DELETE /v1/config/services/origin", "", None);
+    let errors = refused(&used, 422, "invalid_config");
+    assert!(errors[0]["message"].as_str().unwrap().contains("there is no service"), "{errors}");
+    assert_eq!(ask(&proxy, "DELETE /v1/config/routes/new", "", None).status(), 200);
+    refused(&ask(&proxy, "DELETE /v1/config/routes/new", "", None), 404, "not_found");
+    refused(&ask(&proxy, "GET /v1/config/routes/new", "", None), 404, "not_found");
+}
+
+#[test]
+fn a_batch_with_one_bad_item_changes_nothing() {
+    let proxy = start(echo_origin());
+    let before = get(&proxy, "/v1/config");
+    let bad = json!({ "put": {
+        "services": [{ "name": "fine", "endpoints": [{ "address": "127.0.0.1:1" }] }],
+        "routes": [route("good", "good"), { "name": "bad", "backends": [{ "service": "nobody" }] }],
+    } });
+    let reply = ask(&proxy, "POST /v1/config/batch", "", Some(&bad));
+    let errors = refused(&reply, 422, "invalid_config");
+    let error = &errors[0];
+    assert_eq!(errors.as_array().unwrap().len(), 1, "{errors}");
+    assert!(error["message"].as_str().unwrap().contains("`nobody`"), "{error}");
+    assert_eq!(error["path"], "routes[2].backends[0].service");
+    assert_eq!((&error["file"], &error["line"]), (&json!("(body)"), &json!(1)));
+    assert_eq!(get(&proxy, "/v1/config"), before);
+    assert_eq!(get(&proxy, "/v1/status")["generation"], 1);
+    proxy.metric_becomes(&["ringside_config_rejected_total"], "1");
+
+    let good = json!({
+        "put": { "routes": [route("good", "good")] },
+        "delete": { "routes": ["all"] },
+    });
+    let reply = ask(&proxy, "POST /v1/config/batch", "", Some(&good));
+    assert_eq!((reply.status(), &json_of(&reply)["generation"]), (200, &json!(2)));
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").cause(), "no_route");
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: good\r\n\r\n").status(), 200);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be() {
+    let proxy = start(echo_origin());
+    let mut wanted = get(&proxy, "/v1/config");
+    wanted["services"][0]["connect_timeout"] = json!("3s");
+    let reply = ask(&proxy, "PUT /v1/config?dry_run=true", "", Some(&wanted));
+    let body = json_of(&reply);
+    assert_eq!((reply.status(), &body["dry_run"]), (200, &json!(true)));
+    assert_eq!(body["changed"], json!([{ "path": "services/origin", "change": "changed" }]));
+    assert_eq!(get(&proxy, "/v1/status")["generation"], 1);
+    wanted["services"][0]["connect_timeout"] = json!("3");
+    let reply = ask(&proxy, "PUT /v1/config?dry_run=true", "", Some(&wanted));
+    refused(&reply, 422, "invalid_config");
+}
+
+#[test]
+fn wrong_pushes_are_told_what_is_wrong() {
+    let proxy = start(echo_origin());
+    let put = |headers: &str, body: &str| ask_text(&proxy, "PUT /v1/config", headers, body);
+    refused(&put("", "{"), 400, "not_parseable");
+    refused(&put("content-type: application/yaml\r\n", "a: ["), 400, "not_parseable");
+    refused(&put("content-type: text/plain\r\n", "{}"), 415, "unsupported_media_type");
+    let errors = refused(
+        &put("content-type: application/yaml\r\n", "lisseners: []\n"),
+        422,
+        "invalid_config",
+    );
+    assert_eq!((&errors[0]["line"], &errors[0]["column"]), (&json!(1), &json!(1)), "{errors}");
+    assert_eq!(errors[0]["hint"], "did you mean `listeners`?");
+    // `${…}` is of files only.
+    let yaml = "listeners: [{ name: \"${HOME}\", address: \"127.0.0.1:0\", http: {} }]";
+    refused(&put("content-type: application/yaml\r\n", yaml), 422, "invalid_config");
+    let mut boot = get(&proxy, "/v1/config");
+    boot["workers"] = json!(7);
+    let errors = refused(&put("", &boot.to_string()), 422, "restart_required");
+    assert_eq!(errors[0]["path"], "workers");
+    // What only a restart changes may be left out.
+    let map = boot.as_object_mut().unwrap();
+    ["workers", "node", "probes", "admin"].into_iter().for_each(|key| drop(map.remove(key)));
+    assert_eq!(put("", &boot.to_string()).status(), 200);
+
+    let taken = Origin::bind();
+    boot["listeners"][0]["address"] = json!(taken.address.to_string());
+    let errors = refused(&put("", &boot.to_string()), 422, "not_possible_here");
+    assert!(errors[0]["message"].as_str().unwrap().contains("cannot listen on"), "{errors}");
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    for (request, headers) in [
+        ("POST /v1/config/batch", "content-type: text/plain\r\n"),
+        ("POST /v1/drain", ""),
+        ("POST /v1/explain", ""),
+        ("POST /v1/config/rollback", ""),
+    ] {
+        refused(&ask_text(&proxy, request, headers, ""), 415, "unsupported_media_type");
+    }
+    let foreign = proxy.admin().ask("GET /v1/config HTTP/1.1\r\nhost: evil.example\r\n\r\n");
+    refused(&foreign, 403, "foreign_host");
+    assert_eq!(get(&proxy, "/v1/status")["phase"], "ready");
+}
+
+#[test]
+fn half_a_body_changes_nothing() {
+    let proxy = start(echo_origin());
+    let body = get(&proxy, "/v1/config").to_string();
+    let mut half = proxy.admin();
+    half.send(format!(
+        "PUT /v1/config HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len() + 1
+    ));
+    half.half_close();
+    let _ = half.read_to_end();
+    let huge = proxy.admin().ask(format!(
+        "PUT /v1/config HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        64 << 20
+    ));
+    assert_eq!(huge.status(), 413);
+    assert_eq!(get(&proxy, "/v1/status")["generation"], 1);
+}
+
+#[test]
+fn a_hundred_pushes_at_once_take_turns() {
+    let proxy = start(echo_origin());
+    let admin = proxy.admin().stream().peer_addr().unwrap();
+    let pushes: Vec<_> = (0..100)
+        .map(|n| {
+            beside(move || {
+                let body = route(&format!("r{n}"), &format!("h{n}")).to_string();
+                let reply = Client::connect(admin).ask(format!(
+                    "PUT /v1/config/routes/r{n} HTTP/1.1\r\nhost: localhost\r\n\
+                     content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                ));
+                assert_eq!(reply.status(), 200, "{reply:?}");
+                json_of(&reply)["generation"].as_u64().unwrap()
+            })
+        })
+        .collect();
+    let mut numbers: Vec<u64> = pushes.into_iter().map(|push| push.join().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (2..=101).collect::<Vec<u64>>(), "each is told its own generation");
+    let routes = get(&proxy, "/v1/config")["routes"].as_array().unwrap().len();
+    assert_eq!(routes, 101, "and none undid another's");
+}
+
+#[test]
+fn drained_and_undrained() {
+    let proxy = start(echo_origin());
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").header("connection"), None);
+    let post = |path: &str| ask(&proxy, &format!("POST {path}"), "", Some(&json!({})));
+    assert_eq!(post("/v1/drain").status(), 200);
+    assert_eq!(proxy.probes().get("/readyz").status(), 503);
+    assert_eq!(get(&proxy, "/v1/status")["phase"], "drained");
+    let reply = client.get("/");
+    assert_eq!((reply.status(), reply.header("connection")), (200, Some("close")));
+    // It takes what comes, and configs too.
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    let pushed = ask(&proxy, "PUT /v1/config/routes/r", "", Some(&route("r", "r")));
+    assert_eq!(pushed.status(), 200);
+    assert_eq!(post("/v1/undrain").status(), 200);
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+    assert_eq!(proxy.connect().get("/").header("connection"), None);
+}
+
+#[test]
+fn a_push_while_the_process_drains_is_refused() {
+    let origin = Origin::bind();
+    let mut proxy = start(origin.address);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut server = origin.accept();
+    server.message().unwrap();
+    let quit = ask(&proxy, "POST /v1/quit", "", Some(&json!({})));
+    assert_eq!(quit.status(), 200);
+    proxy.says("draining");
+    let pushed = ask(&proxy, "PUT /v1/config/routes/r", "", Some(&route("r", "r")));
+    refused(&pushed, 503, "draining");
+    refused(&ask(&proxy, "POST /v1/undrain", "", Some(&json!({}))), 503, "draining");
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    assert_eq!(client.message().unwrap().body, b"ok");
+    assert_eq!(proxy.exit_code(), Some(0));
+}
+
+#[test]
+fn what_is_served_is_what_the_document_says() {
+    let proxy = start(echo_origin());
+    let document = get(&proxy, "/openapi.json");
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let path =
+            path.replace("{kind}", "routes").replace("{name}", "all").replace("{number}", "1");
+        let methods = methods.as_object().unwrap();
+        for method in ["get", "put", "post", "delete", "patch"] {
+            if path == "/v1/quit" && method == "post" {
+                continue;
+            }
+            // Without a content type nothing is changed.
+            let request = format!("{} {path}", method.to_uppercase());
+            let status = match method {
+                "delete" => ask(&proxy, &request, "if-match: \"x\"\r\n", None).status(),
+                _ => ask(&proxy, &request, "", None).status(),
+            };
+            assert_eq!(status != 405, methods.contains_key(method), "{request}: {status}");
+            assert_ne!(status, 500, "{request}");
+        }
+    }
+    refused(&ask(&proxy, "GET /v2", "", None), 404, "not_found");
+}
+
+#[test]
+fn effective_and_explain() {
+    let proxy = start(echo_origin());
+    assert_eq!(get(&proxy, "/v1/config?effective=true")["shutdown"]["deadline"], "5s");
+    assert_eq!(get(&proxy, "/v1/config?effective=true")["services"][0]["balance"], "round_robin");
+    let question = json!({ "method": "GET", "url": "http://web/x", "headers": { "a": "b" } });
+    let answer = json_of(&ask(&proxy, "POST /v1/explain", "", Some(&question)));
+    assert_eq!(answer["route"], "all", "{answer:#}");
+    assert!(answer["text"].as_str().unwrap().contains("all"));
+    let unclear = ask(&proxy, "POST /v1/explain", "", Some(&json!({ "uri": "/" })));
+    refused(&unclear, 422, "unclear_question");
+    let listeners = get(&proxy, "/v1/listeners");
+    assert_eq!(listeners[0]["address"], json!(proxy.address("web").to_string()));
+    assert_eq!(get(&proxy, "/v1/workers")[1], json!({ "worker": 1, "answers": true }));
+}
+
+/// Runs a command of ringside against the proxy's admin.
+fn ringside(proxy: &Proxy, arguments: &[&str]) -> Output {
+    let admin = proxy.admin().stream().peer_addr().unwrap().to_string();
+    Command::new(env!("CARGO_BIN_EXE_ringside"))
+        .args(arguments)
+        .env("RINGSIDE_ADMIN", admin)
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> (i32, String) {
+    let code = output.status.code().unwrap();
+    let text = [&output.stdout[..], &output.stderr].concat();
+    (code, String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn commands_push_and_go_back() {
+    let text = setup(echo_origin());
+    let proxy = Proxy::start("auto", &text);
+    let file = config_file(&text.replace("name: all", "name: every"));
+    let path = file.to_str().unwrap();
+    let run = |arguments: &[&str]| out(&ringside(&proxy, arguments));
+
+    assert_eq!(run(&["diff", path]), (1, "- routes/all\n+ routes/every\n".to_owned()));
+    let (code, said) = run(&["push", path, "--dry-run"]);
+    assert!(code == 0 && said.ends_with("nothing was changed: --dry-run\n"), "{said}");
+    let (code, said) = run(&["push", path]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.ends_with("generation 2 is live on 2 of 2 workers\n"), "{said}");
+    assert_eq!(run(&["diff", path]), (0, String::new()));
+    assert_eq!(run(&["push", path]), (0, "nothing new: generation 2 stays\n".to_owned()));
+    let (code, said) = run(&["status"]);
+    assert!(code == 0 && said.contains("generation 2") && said.contains("unsaved"), "{said}");
+    let (code, said) = run(&["status", "-o", "json"]);
+    let status: Json = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &status["live"]), (0, &json!(2)));
+    let (code, said) = run(&["push", path, "--if-match", "0000"]);
+    assert!(code == 1 && said.contains("stale"), "{said}");
+    let (code, said) = run(&["rollback"]);
+    assert!(code == 0 && said.ends_with("generation 3 is live on 2 of 2 workers\n"), "{said}");
+
+    let wrong = config_file(&text.replace("service: origin", "service: orign"));
+    let (code, said) = run(&["push", wrong.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    let place = format!("{}:13:40 routes[0].backends[0].service", wrong.display());
+    assert!(said.contains("did you mean `origin`?") && said.contains(&place), "{said}");
+
+    let (code, said) = run(&["explain", "--admin", &proxy_admin(&proxy), "GET", "http://web/"]);
+    assert!(code == 0 && said.contains("all"), "{said}");
+    assert_eq!(run(&["wait", "--ready"]).0, 0);
+    assert_eq!(run(&["drain"]), (0, "drained\n".to_owned()));
+    assert_eq!(run(&["wait", "--ready", "--timeout", "0"]).0, 1);
+    assert_eq!(run(&["status"]).0, 1);
+    assert_eq!(run(&["undrain"]), (0, "ready\n".to_owned()));
+    let (code, said) = run(&["status", "--admin", "127.0.0.1:1"]);
+    assert!(code == 2 && said.contains("no answer from admin at 127.0.0.1:1"), "{said}");
+    [file, wrong].into_iter().for_each(|file| std::fs::remove_file(file).unwrap());
+}
+
+fn proxy_admin(proxy: &Proxy) -> String {
+    proxy.admin().stream().peer_addr().unwrap().to_string()
+}
