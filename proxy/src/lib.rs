@@ -15,6 +15,7 @@ pub mod error;
 pub mod exchange;
 pub mod http;
 pub mod http1;
+pub mod manual;
 pub mod messages;
 pub mod node;
 pub mod plan;

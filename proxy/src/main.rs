@@ -1,5 +1,6 @@
 //! The `ringside` command.
 
+use std::io::{ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ringside::check::{self, Output};
 use ringside::say::say;
-use ringside::{demo, run};
+use ringside::{demo, manual, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -55,11 +56,15 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: Option<u64>,
     },
+    /// Print what makes a shell complete ringside's commands and options.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page: `ringside man | man -l -`.
+    Man,
 }
 
 /// Commands of the interface that are not built. They are known, so that nobody is told that they
 /// were misspelt.
-const NOT_YET: [&str; 18] = [
+const NOT_YET: [&str; 16] = [
     "schema",
     "explain",
     "push",
@@ -76,8 +81,6 @@ const NOT_YET: [&str; 18] = [
     "doctor",
     "intercept",
     "upgrade",
-    "completions",
-    "man",
 ];
 
 /// Takes any arguments.
@@ -129,7 +132,9 @@ fn main() -> ExitCode {
     let known = Arguments::command().subcommands(NOT_YET.map(not_yet));
     let matches = known.get_matches();
     if let Some(name) = matches.subcommand_name().filter(|name| NOT_YET.contains(name)) {
-        say(format_args!("{name}: not supported yet; there are run, check and demo"));
+        say(format_args!(
+            "{name}: not supported yet; there are run, check, demo, completions and man"
+        ));
         return ExitCode::from(2);
     }
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -154,5 +159,15 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
             check::check(&files.all()?, output, strict).map_err(|error| error.to_string())
         }
         Command::Demo { seconds } => demo::demo(seconds).map_err(|error| error.to_string()),
+        Command::Completions { shell } => print(&manual::completions(Arguments::command(), shell)),
+        Command::Man => print(&manual::page(Arguments::command())),
+    }
+}
+
+/// To standard output; who reads only the beginning of it (`| head`) is no error.
+fn print(text: &[u8]) -> Result<ExitCode, String> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
