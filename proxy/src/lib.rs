@@ -27,6 +27,7 @@ pub mod request_id;
 pub mod route;
 pub mod run;
 pub mod say;
+pub mod service_manager;
 pub mod socket_file;
 pub mod spare;
 pub mod telemetry;

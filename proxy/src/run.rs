@@ -18,6 +18,7 @@ use reactor::{Backend, BufferOptions, ListenSocket, Sender, Signal, Signals};
 use crate::cpus::{Cpus, Placement};
 use crate::plan::Plan;
 use crate::say::say;
+use crate::service_manager::{self, State};
 use crate::socket_file::SocketFile;
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::counters::Counters;
@@ -97,6 +98,8 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
         say(format_args!("{warning}"));
     }
     let mut process = Process::start(loaded, files, overrides)?;
+    let ready = format!("serving config generation {}", process.plan.generation);
+    service_manager::tell(State::Ready, &ready);
     let signals = listen_to(signals);
     while let Ok(signal) = signals.recv() {
         match signal {
@@ -104,6 +107,7 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
             other => process.answer(other),
         }
     }
+    service_manager::tell(State::Stopping, "draining: finishing what is open");
     process.drain();
     let mut is_hurried = false;
     while !process.is_drained() {
@@ -111,6 +115,7 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
             Ok(Signal::Terminate) if !is_hurried => {
                 is_hurried = true;
                 say(format_args!("told to stop again: what is still open is closed now"));
+                service_manager::status("draining: closing what is still open");
                 process.hurry();
             }
             Ok(Signal::Terminate) | Err(RecvTimeoutError::Timeout) => {}
