@@ -33,6 +33,8 @@ pub struct Options {
     pub loaded: Loaded,
     /// Tells whoever started the process a fact.
     pub say: fn(fmt::Arguments<'_>),
+    /// Hears that the files are read again (`true`), and that this is over, whatever came of it.
+    pub reloading: fn(bool),
 }
 
 /// What `/version` says of the program.
@@ -65,7 +67,7 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();
-    let Options { program, files, document, loaded, say, .. } = options;
+    let Options { program, files, document, loaded, say, reloading, .. } = options;
     let desired = Desired::new(files, document, loaded, plane.workers(), say);
     let (set_phase, started) = (phase.clone(), Instant::now());
     let state = Arc::new(State { plane, phase: phase_seen, set_phase, started, program, desired });
@@ -76,7 +78,7 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || run(&runtime, state, admin, probes, &told, ended))?;
+        .spawn(move || run(&runtime, state, admin, probes, (&told, reloading), ended))?;
     Ok(Control {
         phase,
         reload,
@@ -93,7 +95,7 @@ fn run<P: DataPlane>(
     state: Arc<State<P>>,
     admin: Option<Bound>,
     probes: Option<Bound>,
-    reload: &Notify,
+    (reload, reloading): (&Notify, fn(bool)),
     ended: oneshot::Receiver<()>,
 ) {
     runtime.block_on(async {
@@ -115,16 +117,18 @@ fn run<P: DataPlane>(
                 connection::PROBE_WITHIN,
             ));
         }
-        let reloading = async {
+        let reloads = async {
             loop {
                 reload.notified().await;
+                reloading(true);
                 state.reload().await;
+                reloading(false);
             }
         };
         tokio::select! {
             // An error is the drop of the sender, which means the same.
             _ = ended => {}
-            () = reloading => {}
+            () = reloads => {}
         }
     });
 }

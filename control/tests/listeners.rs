@@ -69,7 +69,7 @@ fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
     let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
     let loaded = document.check().unwrap();
     let say = |fact: std::fmt::Arguments<'_>| eprintln!("{fact}");
-    Options { admin, probes, program, files: Vec::new(), document, loaded, say }
+    Options { admin, probes, program, files: Vec::new(), document, loaded, say, reloading: |_| {} }
 }
 
 fn start(workers: Workers) -> Control {
@@ -169,9 +169,9 @@ fn version_is_for_admin_only() {
 fn what_is_not_there_says_what_is() {
     let control = start(two());
     let admin = tcp(control.admin_address());
-    let missing = get(admin, "/v1/config");
+    let missing = get(admin, "/v2/config");
     expect(&missing, 404, "content-type: application/problem+json");
-    expect(&missing, 404, "/livez, /readyz, /metrics and /version");
+    expect(&missing, 404, "GET /openapi.json says what admin serves");
     let posted = TcpStream::connect(admin).unwrap();
     let posted = answer_to(posted, "POST /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
     expect(&posted, 405, "application/problem+json");

@@ -1,5 +1,6 @@
 //! The `ringside` command.
 
+use std::io::{ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ringside::check::{self, Output};
 use ringside::say::say;
-use ringside::{client, demo, explain_command, run};
+use ringside::{client, demo, explain_command, manual, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -89,22 +90,16 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: Option<u64>,
     },
+    /// Print what makes a shell complete ringside's commands and options.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page: `ringside man | man -l -`.
+    Man,
 }
 
 /// Commands of the interface that are not built. They are known, so that nobody is told that they
 /// were misspelt.
-const NOT_YET: [&str; 10] = [
-    "schema",
-    "endpoints",
-    "certs",
-    "top",
-    "tap",
-    "doctor",
-    "intercept",
-    "upgrade",
-    "completions",
-    "man",
-];
+const NOT_YET: [&str; 8] =
+    ["schema", "endpoints", "certs", "top", "tap", "doctor", "intercept", "upgrade"];
 
 /// Takes any arguments.
 fn not_yet(name: &'static str) -> clap::Command {
@@ -190,5 +185,15 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
             client::wait(&admin, Duration::from_secs(timeout))
         }
         Command::Demo { seconds } => demo::demo(seconds).map_err(|error| error.to_string()),
+        Command::Completions { shell } => print(&manual::completions(Arguments::command(), shell)),
+        Command::Man => print(&manual::page(Arguments::command())),
+    }
+}
+
+/// To standard output; who reads only the beginning of it (`| head`) is no error.
+fn print(text: &[u8]) -> Result<ExitCode, String> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -19,6 +19,7 @@ use crate::cpus::{Cpus, Placement};
 use crate::plan::{Listener, Plan};
 use crate::plane::{Open, Plane, bind_hint};
 use crate::say::say;
+use crate::service_manager::{self, State};
 use crate::telemetry::access::AccessRecord;
 use crate::worker::{self, AccessSink, Command, Crew, Setup};
 
@@ -83,12 +84,14 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
     let document = Document::load(files).map_err(StartError::Config)?;
     let (sender, signals) = listen_to(signals);
     let mut process = Process::start(document, files, overrides, Some(sender))?;
+    service_manager::tell(State::Ready, "serving config generation 1");
     while let Ok(signal) = signals.recv() {
         match signal {
             Signal::Terminate => break,
             other => process.answer(other),
         }
     }
+    service_manager::tell(State::Stopping, "draining: finishing what is open");
     process.drain();
     let mut is_hurried = false;
     while !process.is_drained() {
@@ -96,6 +99,7 @@ pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
             Ok(Signal::Terminate) if !is_hurried => {
                 is_hurried = true;
                 say(format_args!("told to stop again: what is still open is closed now"));
+                service_manager::status("draining: closing what is still open");
                 process.hurry();
             }
             Ok(Signal::Terminate) | Err(RecvTimeoutError::Timeout) => {}
@@ -413,6 +417,10 @@ fn start_control(
         document: document.clone(),
         loaded: loaded.clone(),
         say,
+        reloading: |begins| match begins {
+            true => service_manager::tell(State::Reloading, "reading the config again"),
+            false => service_manager::tell(State::Ready, "serving"),
+        },
     };
     control::start(options, plane.clone()).map_err(StartError::Control)
 }

@@ -247,7 +247,7 @@ fn help_and_version_are_there() {
         assert!(out.contains("Usage: ringside"), "{out}");
     }
     let help = ringside(&["--help"]).1;
-    for command in ["run", "check", "demo"] {
+    for command in ["run", "check", "demo", "completions", "man"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
     }
 }
@@ -260,6 +260,9 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
         (&["run"], "name a file"),
         (&["chekc", "x.yaml"], "'check'"),
         (&["check", "x.yaml", "--strickt"], "'--strict'"),
+        (&["completions"], "<SHELL>"),
+        (&["completions", "tcsh"], "bash, elvish, fish, powershell, zsh"),
+        (&["man", "run"], "'run'"),
         (&["run", "x.yaml", "--workers", "0"], "--workers"),
         (&["run", "x.yaml", "--workers", "1025"], "1..=1024"),
         (&["demo", "--seconds", "0"], "0 is not in 1.."),
@@ -271,6 +274,57 @@ fn wrong_arguments_exit_with_two_and_say_what_is_right() {
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
         assert!(said.contains(says), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn every_shell_gets_completions_that_it_takes() {
+    for (shell, says) in [
+        ("bash", "complete -F _ringside"),
+        ("zsh", "#compdef ringside"),
+        ("fish", "complete -c ringside"),
+        ("elvish", "edit:completion:arg-completer[ringside]"),
+        ("powershell", "Register-ArgumentCompleter -Native -CommandName 'ringside'"),
+    ] {
+        let (code, out, said) = ringside(&["completions", shell]);
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{shell}");
+        for text in [says, "check", "workers", "completions"] {
+            assert!(out.contains(text), "{shell}: no {text}");
+        }
+        assert!(!out.contains("rollback"), "{shell} completes what is not there");
+    }
+    // What bash makes of it, for the beginning of a command and for the values of an option.
+    let script = r#"
+        source <("$0" completions bash)
+        for line in "ringside che" "ringside run --io io"; do
+            COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()
+            _ringside ringside "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+            echo "${COMPREPLY[@]}"
+        done"#;
+    let program = env!("CARGO_BIN_EXE_ringside");
+    let output = Command::new("bash").args(["-c", script, program]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "check\nio_uring\n", "{output:?}");
+}
+
+#[test]
+fn the_manual_page_has_every_command_with_its_options() {
+    let (code, page, said) = ringside(&["man"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(page.lines().any(|line| line.starts_with(".TH ringside 1")), "{page}");
+    for heading in ["NAME", "SYNOPSIS", "COMMANDS", "EXIT STATUS", "SIGNALS", "SEE ALSO"] {
+        let count = page
+            .lines()
+            .filter(|line| line.trim_start_matches(".SH ").trim_matches('"') == heading);
+        assert_eq!(count.count(), 1, "{heading}: {page}");
+    }
+    for command in ["run", "check", "demo", "completions", "man"] {
+        let heading = format!(".SS \"ringside {command}\"");
+        assert!(page.contains(&heading), "no {heading} in {page}");
+    }
+    // roff has hyphens escaped.
+    for option in ["workers", "io", "admin", "strict", "seconds"] {
+        assert!(page.contains(&format!(r"\-\-{option}")), "no {option} in {page}");
+    }
+    assert!(!page.contains("rollback"), "it tells of what is not there");
 }
 
 #[test]
@@ -292,8 +346,6 @@ fn commands_of_later_are_known_and_not_supported_yet() {
         "doctor",
         "intercept install",
         "upgrade",
-        "completions bash",
-        "man",
     ] {
         let (code, out, said) = ringside(&line.split(' ').collect::<Vec<_>>());
         assert_eq!((code, out.as_str()), (Some(2), ""), "{line}: {said}");

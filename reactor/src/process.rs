@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-use crate::sys::check;
+use crate::sys::{self, check};
 
 /// A signal that the process handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,4 +81,10 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit))?;
     }
     Ok(limit.rlim_cur)
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, for other processes that compare it with their own reading;
+/// std's `Instant` does not tell.
+pub fn monotonic_ns() -> u64 {
+    sys::clock_nanos(libc::CLOCK_MONOTONIC)
 }
