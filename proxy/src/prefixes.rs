@@ -114,16 +114,12 @@ impl<V> Prefixes<V> {
     /// begin the text begin this one too; [`NONE`] if none does.
     #[inline]
     fn last_not_after(&self, text: &[u8]) -> (u32, usize) {
-        // The first key begins with what all begin with.
-        let shared = &self.bytes[..self.shared];
-        if common(shared, text) < shared.len() {
-            return (NONE, 0);
-        }
-        let wanted = digest(&text[shared.len()..], self.separator);
+        let Some(rest) = text.get(self.shared..) else { return (NONE, 0) };
+        let wanted = digest(rest, self.separator);
         let before = self.digests.partition_point(|digest| *digest < wanted);
         let alike = self.digests[before..].partition_point(|digest| *digest == wanted);
         let (mut low, mut high) = (before, before + alike);
-        let (mut common_low, mut common_high) = (shared.len(), shared.len());
+        let (mut common_low, mut common_high) = (0, 0);
         while low < high {
             let middle = low + (high - low) / 2;
             let key = self.text(&self.keys[middle]);
@@ -140,11 +136,12 @@ impl<V> Prefixes<V> {
                 false => (low, common_low) = (middle + 1, common),
             }
         }
-        match low.checked_sub(1) {
-            None => (NONE, 0),
-            Some(last) if low > before => (last as u32, common_low),
-            Some(last) => (last as u32, common(self.text(&self.keys[last]), text)),
+        let Some(last) = low.checked_sub(1) else { return (NONE, 0) };
+        if low == before {
+            common_low = common(self.text(&self.keys[last]), text);
         }
+        // Whatever is unlike what all begin with, none begins.
+        if common_low < self.shared { (NONE, 0) } else { (last as u32, common_low) }
     }
 }
 
