@@ -161,10 +161,12 @@ fn common(a: &[u8], b: &[u8]) -> usize {
 /// The first eight bytes as a number: in the order of [`place`], as far as they go. Bytes that no key
 /// has may be taken for each other.
 fn digest(text: &[u8], separator: u8) -> u64 {
-    let mut digits = [0; 8];
-    for (digit, byte) in digits.iter_mut().zip(text) {
-        *digit = if *byte == separator { 1 } else { (*byte).max(2) };
+    let digit = |byte: u8| if byte == separator { 1 } else { byte.max(2) };
+    if let Some(first) = text.first_chunk::<8>() {
+        return u64::from_be_bytes(first.map(digit));
     }
+    let mut digits = [0; 8];
+    digits.iter_mut().zip(text).for_each(|(to, byte)| *to = digit(*byte));
     u64::from_be_bytes(digits)
 }
 

@@ -234,8 +234,7 @@ impl Router {
         let mut lower = [0; HOST_SIZE_MAX];
         // A longer host fits `any` alone.
         if let Some(lower) = lower.get_mut(..host.len()) {
-            lower.copy_from_slice(host);
-            lower.make_ascii_lowercase();
+            lower.iter_mut().zip(host).for_each(|(to, byte)| *to = byte.to_ascii_lowercase());
             if let Some((_, paths)) = self.exact_host(lower) {
                 visit(paths);
             }
