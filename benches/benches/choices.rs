@@ -25,26 +25,29 @@ fn router(hosts: u32, paths: u32) -> Router {
     Router::new(&routes, 1)
 }
 
-/// Requests for routes drawn at random, so that they are not all in the nearest cache: their hosts and
-/// their paths.
-fn requests(hosts: u32, paths: u32) -> Vec<(String, String)> {
+/// Requests for routes drawn at random: their hosts and their paths.
+fn requests(hosts: u32, paths: u32, count: usize) -> Vec<(String, String)> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut request = || {
         let (host, path) = (random.u32(..hosts), random.u32(..paths));
         let target = format!("/api/v{path}/resource-{path}/reviews/17");
         (format!("service-{host}.example.com:8080"), target)
     };
-    (0..8_192).map(|_| request()).collect()
+    (0..count).map(|_| request()).collect()
 }
 
 fn routes(c: &mut Criterion) {
     let head = RequestHead::default();
     let mut group = c.benchmark_group("route, looked up among");
     let shapes = [(1, 10), (100, 100), (1_000, 10), (1_000, 100), (10_000, 10), (1, 100_000)];
-    for (hosts, paths) in shapes {
-        let (router, requests) = (router(hosts, paths), requests(hosts, paths));
+    // So many that no route is in the nearest cache; and few, as of a service with few clients.
+    let counts = [(8_192, "all asked for"), (16, "16 asked for")];
+    for ((hosts, paths), (count, asked)) in
+        shapes.iter().flat_map(|shape| counts.map(|count| (*shape, count)))
+    {
+        let (router, requests) = (router(hosts, paths), requests(hosts, paths, count));
         let mut next = requests.iter().cycle();
-        let name = format!("{} routes: {hosts} hosts, {paths} paths", hosts * paths);
+        let name = format!("{}: {hosts} hosts, {paths} paths, {asked}", hosts * paths);
         group.bench_function(BenchmarkId::from_parameter(name), |b| {
             b.iter(|| {
                 let (host, path) = next.next().expect("they go round");

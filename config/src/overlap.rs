@@ -301,11 +301,22 @@ impl Claim<'_> {
     /// How many looks comparing the two takes.
     fn looks(&self, other: &Claim<'_>) -> usize {
         let size = |claim: &Claim<'_>| {
-            1 + claim.condition.source_ips.len()
-                + claim.conditions().iter().map(|list| list.len()).sum::<usize>()
+            let conditions = claim.conditions().into_iter().flatten();
+            1 + claim.condition.source_ips.len() + conditions.map(size_of_condition).sum::<usize>()
         };
         size(self) * size(other) + self.condition.methods.len()
     }
+}
+
+/// In looks: long texts take longer.
+fn size_of_condition(condition: &Condition) -> usize {
+    const TEXT_BYTES_PER_LOOK: usize = 16;
+    let text = match &condition.test {
+        Test::Present => 0,
+        Test::Exact(text) | Test::Prefix(text) => text.len(),
+        Test::Regex(regex) => regex.as_str().len(),
+    };
+    1 + (condition.name.len() + text) / TEXT_BYTES_PER_LOOK
 }
 
 /// Whether some value, or none, surely passes both. Of a name that is there twice, no more is said

@@ -195,3 +195,58 @@ fn terminals_are_safe() {
     let toml = errors_of("\"\\u001b[31m\" = 1", Format::Toml);
     assert!(!toml.to_string().contains('\u{1b}'));
 }
+
+/// Routes that have to be compared with each other, in ways that cost.
+#[test]
+fn many_routes_in_one_place() {
+    let long = "x".repeat(4_000);
+    let deep = "/a".repeat(2_000);
+    let kinds: [&dyn Fn(usize) -> String; 4] = [
+        &|n| format!("matches: [{{ headers: [{{ name: x, exact: \"{long}{n}\" }}] }}]"),
+        &|n| match n % 2 {
+            0 => format!("matches: [{{ headers: [{{ name: x, exact: \"{long}{n}\" }}] }}]"),
+            _ => "matches: [{ headers: [{ name: x, regex: \"x*[0-9]\" }] }]".into(),
+        },
+        &|n| {
+            format!(
+                "priority: {n}, hosts: [\"{}b{n}\"], matches: [{{ path: {{ exact: {deep} }} }}]",
+                "a.".repeat(100)
+            )
+        },
+        &|n| {
+            format!(
+                "matches: [{{ methods: [M{n}, N{n}] }}, {{ cookies: [{{ name: c{n}, present: true }}] }}]"
+            )
+        },
+    ];
+    for kind in kinds {
+        let mut text =
+            String::from("listeners: [{ name: l, address: '127.0.0.1:0', http: {} }]\nroutes:\n");
+        for n in 0..2_000 {
+            text.push_str(&format!("  - {{ name: r{n}, respond: {{}}, {} }}\n", kind(n)));
+        }
+        let start = Instant::now();
+        parse("hostile", &text, Format::Yaml).expect("a config, if an odd one");
+        assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn regexes_without_end() {
+    let routes = |pattern: &dyn Fn(usize) -> String| {
+        let route = |n| {
+            format!(
+                "  - {{ name: r{n}, respond: {{}}, matches: [{{ path: {{ regex: \"{}\" }} }}] }}\n",
+                pattern(n)
+            )
+        };
+        let routes: String = (0..3_000).map(route).collect();
+        format!("listeners: [{{ name: l, address: '127.0.0.1:0', http: {{}} }}]\nroutes:\n{routes}")
+    };
+    expect(&routes(&|n| format!("(a|b)*a(a|b){{20}}{n}")), Format::Yaml, "is too large");
+    expect(
+        &routes(&|n| format!("/[^/]{{1,200}}/{n}x[^/]{{1,400}}")),
+        Format::Yaml,
+        "too large together",
+    );
+}

@@ -25,6 +25,7 @@ use crate::http1::encode::{
     Answer, Forward, OwnResponse, Proto, Respond, encode_answer, encode_own_response,
     encode_request, encode_response,
 };
+use crate::http1::fields::Shown;
 use crate::http1::framing::Framing;
 use crate::http1::head::{Asked, INTERIM_RESPONSES_MAX, Parsed, parse_request, parse_response};
 use crate::messages::{Request, Response};
@@ -251,14 +252,13 @@ impl Exchange<'_> {
     /// Which route takes the request, and how much of its path that names.
     fn route(&self, request: &Request) -> Result<(&Route, usize), Failure> {
         let (head, bytes) = (&request.head, &request.bytes);
-        let peer = self.down.peer.as_ref();
         let found = self.http.router.lookup(&route::Request {
             host: head.host(bytes),
             path: head.path(bytes),
             method: head.method_token(bytes),
             query: head.query(bytes),
-            fields: head.fields.shown(bytes, peer.is_some_and(|peer| peer.is_trusted)),
-            source_ip: peer.map(|peer| peer.ip),
+            fields: self.shown(request),
+            source_ip: self.down.peer.as_ref().map(|peer| peer.ip),
         });
         let index = found.map(|chosen| chosen.route.0 as usize);
         self.record.route.set(index);
@@ -269,6 +269,12 @@ impl Exchange<'_> {
             }
             None => Err(Failure::Because(Cause::NoRoute)),
         }
+    }
+
+    /// The request's fields, as far as they count here.
+    fn shown<'r>(&self, request: &'r Request) -> Shown<'r> {
+        let trust = self.down.peer.as_ref().is_some_and(|peer| peer.is_trusted);
+        request.head.fields.shown(&request.bytes, trust)
     }
 
     /// Which of the route's backends takes the request.
@@ -300,7 +306,7 @@ impl Exchange<'_> {
         let (head, bytes) = (&request.head, &request.bytes);
         let location = redirect.map(|(redirect, matched)| Location {
             redirect,
-            scheme: config::Scheme::Http,
+            scheme: self.shown(request).scheme(),
             host: head.host(bytes),
             path: head.path(bytes),
             query: head.query(bytes),

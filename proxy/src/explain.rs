@@ -342,7 +342,7 @@ fn outcome(
         Action::Redirect(redirect) => {
             let location = Location {
                 redirect: &redirect.to,
-                scheme: config::Scheme::Http,
+                scheme: request.fields.scheme(),
                 host: request.host,
                 path: request.path,
                 query: request.query,

@@ -19,12 +19,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
-use std::ops::Range;
 
 use config::{Condition, Network, Regex};
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::http::host::strip_port;
 use crate::http::{cookie, query};
@@ -139,19 +139,10 @@ pub struct Router {
 struct Paths {
     /// The highest priority among them.
     priority: i32,
-    /// So many candidates, the first, have a regex; the longest pattern first.
-    regexes: u32,
-    candidates: Box<[Candidate]>,
-    /// Where those of each other path stand. A prefix is without a slash at its end; the empty one is
-    /// any path.
-    index: Prefixes<PathEntry>,
-}
-
-/// Ranges of the candidates that want this path whole, and as a prefix.
-#[derive(Debug, Default)]
-struct PathEntry {
-    exact: Range<u32>,
-    prefix: Range<u32>,
+    /// By path. A prefix is without a slash at its end; the empty one is any path.
+    index: Prefixes<SmallVec<[Candidate; 1]>>,
+    /// The longest pattern first.
+    regexes: Box<[Candidate]>,
 }
 
 /// A route that is left when host and path fit. Of one path, the best come first.
@@ -161,6 +152,8 @@ struct Candidate {
     route: RouteId,
     /// The place of its match within the route.
     index: u32,
+    /// It wants the whole path, not a prefix.
+    is_whole: bool,
     /// `None`: every method but CONNECT, whatever else the request says.
     wants: Option<Box<Wants>>,
 }
@@ -241,8 +234,7 @@ impl Router {
         let mut lower = [0; HOST_SIZE_MAX];
         // A longer host fits `any` alone.
         if let Some(lower) = lower.get_mut(..host.len()) {
-            lower.copy_from_slice(host);
-            lower.make_ascii_lowercase();
+            lower.iter_mut().zip(host).for_each(|(to, byte)| *to = byte.to_ascii_lowercase());
             if let Some((_, paths)) = self.exact_host(lower) {
                 visit(paths);
             }
@@ -335,7 +327,7 @@ impl Router {
         };
         tried.into_iter().for_each(|(candidate, matched, failed)| tell(candidate, matched, failed));
         for (paths, failed) in [(hosts, Failed::Path), (elsewhere, Failed::Host)] {
-            let left = paths.into_iter().flat_map(|paths| &paths.candidates);
+            let left = paths.into_iter().flat_map(Paths::candidates);
             left.for_each(|candidate| tell(candidate, 0, Some(failed)));
         }
         considered
@@ -358,56 +350,61 @@ impl Paths {
     #[inline]
     fn visit<'a>(&'a self, path: &[u8], mut visit: impl FnMut(&'a Candidate, usize) -> Go) {
         let mut entries = self.index.of(path).peekable();
-        if let Some(&(len, entry)) = entries.peek()
+        if let Some(&(len, candidates)) = entries.peek()
             && len == path.len()
-            && self.visit_all(&entry.exact, len, &mut visit) == Go::Home
+            && visit_all(candidates, true, len, &mut visit) == Go::Home
         {
             return;
         }
         // These are in the order of their patterns first, so nothing is over before the last.
-        for candidate in &self.candidates[..self.regexes as usize] {
+        for candidate in &self.regexes {
             if visit(candidate, path.len()) == Go::Home {
                 return;
             }
         }
-        for (len, entry) in entries {
-            if self.visit_all(&entry.prefix, len, &mut visit) == Go::Home {
+        for (len, candidates) in entries {
+            if visit_all(candidates, false, len, &mut visit) == Go::Home {
                 return;
             }
         }
     }
 
+    fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.regexes.iter().chain(self.index.values().flatten())
+    }
+
     /// What path each candidate wants.
     fn patterns(&self) -> impl Iterator<Item = (*const Candidate, PathPattern)> {
-        let regexes = self.candidates.iter().filter_map(|candidate| {
+        let regexes = self.regexes.iter().filter_map(|candidate| {
             let regex = candidate.wants.as_ref()?.regex.clone()?;
             Some((std::ptr::from_ref(candidate), PathPattern::Regex(regex)))
         });
-        let others = self.index.entries().flat_map(move |(key, PathEntry { exact, prefix })| {
+        let others = self.index.entries().flat_map(|(key, candidates)| {
             let path = String::from_utf8_lossy(key);
-            let of = |range: &Range<u32>, pattern: PathPattern| {
-                let candidates = &self.candidates[range.start as usize..range.end as usize];
-                candidates.iter().map(move |c| (std::ptr::from_ref(c), pattern.clone()))
-            };
-            let prefixed = match &*path {
-                "" => PathPattern::Any,
-                path => PathPattern::Prefix(path.into()),
-            };
-            of(exact, PathPattern::Exact(path.to_string())).chain(of(prefix, prefixed))
+            candidates.iter().map(move |candidate| {
+                let pattern = match &*path {
+                    path if candidate.is_whole => PathPattern::Exact(path.to_owned()),
+                    "" => PathPattern::Any,
+                    path => PathPattern::Prefix(path.to_owned()),
+                };
+                (std::ptr::from_ref(candidate), pattern)
+            })
         });
         regexes.chain(others)
     }
+}
 
-    fn visit_all<'a>(
-        &'a self,
-        range: &Range<u32>,
-        matched: usize,
-        visit: &mut impl FnMut(&'a Candidate, usize) -> Go,
-    ) -> Go {
-        let range = range.start as usize..range.end as usize;
-        let ways = self.candidates[range].iter().map(|candidate| visit(candidate, matched));
-        ways.into_iter().find(|go| *go != Go::On).unwrap_or(Go::On)
-    }
+/// Those of the candidates of one path that want it whole, or as a prefix.
+#[inline]
+fn visit_all<'a>(
+    candidates: &'a [Candidate],
+    is_whole: bool,
+    matched: usize,
+    visit: &mut impl FnMut(&'a Candidate, usize) -> Go,
+) -> Go {
+    let wanted = candidates.iter().filter(|candidate| candidate.is_whole == is_whole);
+    let mut ways = wanted.map(|candidate| visit(candidate, matched));
+    ways.find(|go| *go != Go::On).unwrap_or(Go::On)
 }
 
 impl Candidate {
@@ -475,8 +472,7 @@ fn has_parameter(condition: &Condition, request: &Request<'_>) -> bool {
 /// The routes of one host pattern, while they are collected.
 #[derive(Default)]
 struct PathsBuilder {
-    /// By path: those that want it whole, and as a prefix.
-    paths: BTreeMap<Vec<u8>, [Vec<Draft>; 2]>,
+    paths: BTreeMap<Vec<u8>, Vec<Draft>>,
     /// With the length of its pattern.
     regexes: Vec<(Reverse<usize>, Draft)>,
 }
@@ -492,47 +488,32 @@ impl PathsBuilder {
         let everything = [Match::default()];
         let matches = if route.matches.is_empty() { &everything[..] } else { &route.matches };
         for (condition, index) in matches.iter().zip(0..) {
-            let mut draft = |path: &str, kind: usize| {
-                let drafts = self.paths.entry(path.as_bytes().to_vec()).or_default();
-                drafts[kind].push(Draft::new(route, condition, index));
-            };
-            match &condition.path {
-                PathPattern::Any => draft("", 1),
-                PathPattern::Exact(path) => draft(path, 0),
-                PathPattern::Prefix(path) => draft(path.trim_end_matches('/'), 1),
+            let draft = Draft::new(route, condition, index);
+            let path = match &condition.path {
+                PathPattern::Any => "",
+                PathPattern::Exact(path) => path,
+                PathPattern::Prefix(path) => path.trim_end_matches('/'),
                 PathPattern::Regex(regex) => {
-                    let len = Reverse(regex.as_str().len());
-                    self.regexes.push((len, Draft::new(route, condition, index)));
+                    self.regexes.push((Reverse(regex.as_str().len()), draft));
+                    continue;
                 }
-            }
+            };
+            self.paths.entry(path.as_bytes().to_vec()).or_default().push(draft);
         }
     }
 
     fn build(mut self) -> Paths {
         self.regexes.sort_by(|(a_len, a), (b_len, b)| (a_len, &a.rank).cmp(&(b_len, &b.rank)));
-        let mut candidates: Vec<Candidate> =
-            self.regexes.into_iter().map(|(_, draft)| draft.candidate).collect();
-        let count = |candidates: &[Candidate]| {
-            u32::try_from(candidates.len()).expect("fewer than 2^32 matches")
-        };
-        let regexes = count(&candidates);
-        let entries = self.paths.into_iter().map(|(path, drafts)| {
-            let [exact, prefix] = drafts.map(|mut drafts| {
-                let start = count(&candidates);
-                drafts.sort_by(|a, b| a.rank.cmp(&b.rank));
-                candidates.extend(drafts.into_iter().map(|draft| draft.candidate));
-                start..count(&candidates)
-            });
-            (path, PathEntry { exact, prefix })
+        let regexes = self.regexes.into_iter().map(|(_, draft)| draft.candidate).collect();
+        let paths = self.paths.into_iter().map(|(path, mut drafts)| {
+            drafts.sort_by(|a, b| a.rank.cmp(&b.rank));
+            (path, drafts.into_iter().map(|draft| draft.candidate).collect())
         });
-        let index = Prefixes::new(entries.collect(), b'/');
-        let priority = candidates.iter().map(|candidate| candidate.priority).max();
-        Paths {
-            priority: priority.unwrap_or(i32::MIN),
-            regexes,
-            candidates: candidates.into(),
-            index,
-        }
+        let index = Prefixes::new(paths.collect(), b'/');
+        let mut paths = Paths { priority: i32::MIN, index, regexes };
+        let highest = paths.candidates().map(|candidate| candidate.priority).max();
+        paths.priority = highest.unwrap_or(i32::MIN);
+        paths
     }
 }
 
@@ -557,7 +538,9 @@ impl Draft {
             route.name.clone(),
             index,
         );
-        let candidate = Candidate { priority: route.priority, route: route.id, index, wants };
+        let is_whole = matches!(path, PathPattern::Exact(_));
+        let candidate =
+            Candidate { priority: route.priority, route: route.id, index, is_whole, wants };
         Draft { rank, candidate }
     }
 }

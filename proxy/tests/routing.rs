@@ -12,6 +12,7 @@ on_both_drivers! {
     a_parked_backend_gets_nothing,
     redirects_lead_where_the_route_says,
     a_redirect_needs_a_host_to_lead_to,
+    a_redirect_keeps_the_scheme_that_a_trusted_peer_tells,
     responses_need_no_upstream,
     own_answers_keep_to_the_clients_version_and_method,
     own_answers_take_or_refuse_the_body,
@@ -166,6 +167,17 @@ fn a_redirect_needs_a_host_to_lead_to(io: &str) {
     let mut client = proxy.connect();
     let response = client.ask("GET / HTTP/1.0\r\n\r\n");
     assert_eq!((response.status(), response.cause()), (400, "bad_request"));
+}
+
+fn a_redirect_keeps_the_scheme_that_a_trusted_peer_tells(io: &str) {
+    let routes = "  - { name: all, redirect: { path: /there } }\n";
+    let config = config(1, &[], routes);
+    let trusting = config.replace("http: {}", "http: {}, forwarded: { trust: [127.0.0.0/8] }");
+    for (config, location) in [(config, "http://a/there"), (trusting, "https://a/there")] {
+        let proxy = Proxy::start(io, &config);
+        let request = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-proto: https\r\n\r\n";
+        assert_eq!(proxy.connect().ask(request).header("location"), Some(location));
+    }
 }
 
 const RESPONSES: &str = "

@@ -38,7 +38,7 @@ fn split_port(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let host_len = if authority.first() == Some(&b'[') {
         authority.iter().position(|&b| b == b']')? + 1
     } else {
-        authority.iter().position(|&b| b == b':').unwrap_or(authority.len())
+        memchr::memchr(b':', authority).unwrap_or(authority.len())
     };
     let (host, rest) = authority.split_at(host_len);
     match rest {

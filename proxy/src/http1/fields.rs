@@ -5,6 +5,8 @@
 //! line that does not fit this fast path (a control character, no colon, no line end yet) is
 //! looked at again as a whole, which either finds its fault or waits for the rest of it.
 
+use config::Scheme;
+
 use super::connection;
 use super::head::{HeadLimits, Span};
 use super::syntax::{find_control, is_ows, is_token_byte, is_value, token_len, trim_ows};
@@ -231,6 +233,16 @@ impl<'a> Shown<'a> {
         };
         let same = move |f: &&Field| f.name(bytes).eq_ignore_ascii_case(name.as_bytes());
         fields.iter().filter(same).filter(is_shown).map(|f| f.value(bytes))
+    }
+
+    /// How the client reached whoever came to us: by plain HTTP, unless somebody who is trusted says
+    /// otherwise.
+    pub fn scheme(self) -> Scheme {
+        let said = self.values("x-forwarded-proto").next();
+        match said.is_some_and(|said| said.eq_ignore_ascii_case(b"https")) {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        }
     }
 }
 
