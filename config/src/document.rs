@@ -287,6 +287,18 @@ impl Document {
         changes
     }
 
+    /// Reads something else than a config from it.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Node, &mut Report<'_>) -> Option<T>,
+    ) -> Result<T, Diagnostics> {
+        let mut report = self.report();
+        match read(&self.tree, &mut report) {
+            Some(value) if !report.has_errors() => Ok(value),
+            _ => Err(report.finish()),
+        }
+    }
+
     /// How many texts it was put together from and still refers to, or might.
     pub fn texts(&self) -> usize {
         self.sources.len()

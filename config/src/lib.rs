@@ -42,6 +42,7 @@ mod definition;
 mod diagnostic;
 mod document;
 mod edits;
+mod endpoint_push;
 mod environment;
 mod fingerprint;
 mod join;
@@ -73,6 +74,7 @@ pub use config::Config;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use document::{Change, Document, Kind, What};
 pub use edits::HeaderEdits;
+pub use endpoint_push::{EndpointChange, EndpointPush};
 pub use listener::{
     ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,
     ListenerTimeouts, TcpListener,
@@ -84,5 +86,5 @@ pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, WORKERS_MAX, W
 pub use reference::reference;
 pub use regex::Regex;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
-pub use service::{Balance, Endpoint, Pool, Service};
+pub use service::{Balance, Endpoint, Pool, Service, Source};
 pub use units::Ratio;

@@ -38,6 +38,19 @@ impl<'s> Report<'s> {
         Some(Fields { object, span: node.span, entries, meant, asked: Cell::new(0), report: self })
     }
 
+    /// The entries of a map whose keys are names that somebody chose.
+    pub(crate) fn entries<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [Entry]> {
+        match &node.value {
+            Value::Map(entries) => Some(entries),
+            Value::Null => Some(&[]),
+            Value::Scalar(_) | Value::List(_) => {
+                let message = format!("this is {what}, not {}", node.describe());
+                self.add(Problem::error(node.span, message));
+                None
+            }
+        }
+    }
+
     /// For a key that the object does not have, the one that was meant.
     pub(crate) fn check_key(
         &mut self,

@@ -11,16 +11,37 @@ use crate::reader::{list, not_yet, or_none, word};
 use crate::report::{Problem, Report};
 use crate::source::Span;
 use crate::tree::{Node, Value};
-use crate::units::{limit_duration, number};
+use crate::units::{duration, limit_duration, number};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: Name,
-    /// Never empty; no address twice.
-    pub endpoints: Vec<Endpoint>,
+    pub source: Source,
     pub balance: Balance,
     pub pool: Pool,
     pub connect_timeout: Duration,
+}
+
+/// Where a service's endpoints come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From here. Never empty; no address twice.
+    Endpoints(Vec<Endpoint>),
+    /// By `PUT /v1/services/NAME/endpoints`.
+    Pushed {
+        /// So long after the start the process is not ready before there are some.
+        wait_at_start: Duration,
+    },
+}
+
+impl Source {
+    /// The endpoints that the config itself names.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        match self {
+            Source::Endpoints(endpoints) => endpoints,
+            Source::Pushed { .. } => &[],
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +89,11 @@ pub(crate) const SERVICE: Object = Object {
             "Its replicas; at least one.",
         ),
         Key::not_yet("dns"),
-        Key::not_yet("pushed"),
+        Key::optional(
+            "pushed",
+            Kind::Object(&PUSHED),
+            "Its replicas come by `PUT /v1/services/NAME/endpoints`.",
+        ),
         Key::not_yet("kubernetes"),
         Key::not_yet("original_destination"),
         Key::default("balance", Kind::Word(&BALANCE), "round_robin", "How a replica is picked."),
@@ -84,6 +109,18 @@ pub(crate) const SERVICE: Object = Object {
         Key::not_yet("proxy_protocol"),
         Key::not_yet("tls"),
     ],
+};
+
+pub(crate) const PUSHED: Object = Object {
+    name: "pushed",
+    about: "A service whose replicas are pushed.",
+    one_of: &[],
+    keys: &[Key::default(
+        "wait_at_start",
+        Kind::Duration,
+        "10s",
+        "So long the process is not ready before there are some; `0s` does not wait.",
+    )],
 };
 
 pub(crate) const ENDPOINT: Object = Object {
@@ -117,23 +154,47 @@ pub(crate) fn service(node: &Node, report: &mut Report<'_>) -> Option<Service> {
     let mut fields = report.fields(node, &SERVICE)?;
     let name = fields.get("name", name);
     let protocol = fields.get("protocol", |node, report| word(node, report, &PROTOCOL));
-    let endpoints = fields.get("endpoints", endpoints);
+    let endpoints = fields.find("endpoints", endpoints);
+    let pushed = fields.find("pushed", pushed);
     let balance = fields.get("balance", balance);
     let pool = fields.get("pool", pool);
     let connect_timeout = fields.get("connect_timeout", limit_duration);
     protocol?;
+    let source = match (endpoints?, pushed?) {
+        (Some(endpoints), None) => Source::Endpoints(endpoints),
+        (None, Some(pushed)) => pushed,
+        // The choice was reported when the object was opened.
+        (None, None) | (Some(_), Some(_)) => return None,
+    };
     Some(Service {
         name: name?,
-        endpoints: endpoints?,
+        source,
         balance: balance?,
         pool: pool?,
         connect_timeout: connect_timeout?,
     })
 }
 
+fn pushed(node: &Node, report: &mut Report<'_>) -> Option<Source> {
+    let mut fields = report.fields(node, &PUSHED)?;
+    let wait_at_start = fields.get("wait_at_start", duration);
+    Some(Source::Pushed { wait_at_start: wait_at_start? })
+}
+
 fn endpoints(node: &Node, report: &mut Report<'_>) -> Option<Vec<Endpoint>> {
+    let endpoints = endpoint_list(node, report)?;
+    if endpoints.is_empty() {
+        let hint = "add one: `- { address: 127.0.0.1:9080 }`";
+        report.add(Problem::error(node.span, "a service needs at least one endpoint").hint(hint));
+        return None;
+    }
+    Some(endpoints)
+}
+
+/// Endpoints of one service, no address twice.
+pub(crate) fn endpoint_list(node: &Node, report: &mut Report<'_>) -> Option<Vec<Endpoint>> {
     let mut first_at: HashMap<Address, Span> = HashMap::new();
-    let endpoints = list(node, report, |node, report| {
+    list(node, report, |node, report| {
         let endpoint = endpoint(node, report)?;
         if let Some(first) = first_at.insert(endpoint.address.clone(), node.span) {
             let message = format!("the endpoint {} is there twice", endpoint.address);
@@ -142,13 +203,7 @@ fn endpoints(node: &Node, report: &mut Report<'_>) -> Option<Vec<Endpoint>> {
             return None;
         }
         Some(endpoint)
-    })?;
-    if endpoints.is_empty() {
-        let hint = "add one: `- { address: 127.0.0.1:9080 }`";
-        report.add(Problem::error(node.span, "a service needs at least one endpoint").hint(hint));
-        return None;
-    }
-    Some(endpoints)
+    })
 }
 
 fn endpoint(node: &Node, report: &mut Report<'_>) -> Option<Endpoint> {

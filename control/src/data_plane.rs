@@ -36,6 +36,16 @@ pub trait DataPlane: Send + Sync + 'static {
         answers: Vec<Answer<()>>,
     ) -> Result<(), Refusal>;
 
+    /// The same for the endpoints of some services, by their names.
+    ///
+    /// # Errors
+    /// There is no such service; nothing has changed.
+    fn apply_endpoints(
+        &self,
+        services: &[(String, Vec<config::Endpoint>)],
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String>;
+
     /// Frees what workers have given back.
     fn tidy(&self);
 
@@ -74,6 +84,14 @@ impl<P: DataPlane> DataPlane for Arc<P> {
         answers: Vec<Answer<()>>,
     ) -> Result<(), Refusal> {
         P::apply(self, loaded, generation, answers)
+    }
+
+    fn apply_endpoints(
+        &self,
+        services: &[(String, Vec<config::Endpoint>)],
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String> {
+        P::apply_endpoints(self, services, answers)
     }
 
     fn tidy(&self) {

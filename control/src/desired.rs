@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use config::{Change, Diagnostics, Document, Failure, Loaded};
-use tokio::sync::{Mutex as Turn, oneshot, watch};
+use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, oneshot, watch};
 
 use crate::data_plane::{Answer, DataPlane, Refusal};
 use crate::phase::Phase;
+use crate::pushed::Pushed;
 use crate::state::State;
 
 /// So many generations can be looked at and gone back to.
@@ -26,6 +27,8 @@ pub(crate) struct Desired {
     /// Whoever changes the config has it.
     turn: Turn<()>,
     told: Mutex<Told>,
+    /// Endpoints that came by themselves.
+    pub(crate) pushed: Pushed,
 }
 
 /// What the workers were told.
@@ -124,7 +127,12 @@ impl Desired {
         };
         let history = VecDeque::from([Arc::new(first)]);
         let told = Mutex::new(Told { history, file_hash, rejected: 0 });
-        Desired { files, say, turn: Turn::new(()), told }
+        Desired { files, say, turn: Turn::new(()), told, pushed: Pushed::default() }
+    }
+
+    /// Waits until nobody else changes anything.
+    pub(crate) async fn take_turn(&self) -> TurnGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// The newest generation.
@@ -156,6 +164,7 @@ impl Desired {
              # TYPE ringside_config_unsaved gauge\n\
              ringside_config_unsaved {unsaved}\n"
         ));
+        self.pushed.render(out);
     }
 
     pub(crate) fn say(&self, fact: fmt::Arguments<'_>) {
@@ -236,6 +245,7 @@ impl<P: DataPlane> State<P> {
             changes,
             live,
         });
+        self.desired.pushed.retain(&generation.loaded.config);
         let mut told = self.desired.told();
         told.history.push_back(generation.clone());
         if told.history.len() > HISTORY_MAX {
@@ -245,7 +255,7 @@ impl<P: DataPlane> State<P> {
     }
 
     /// Counts the workers that have taken a generation up, and then frees what they have given back.
-    async fn count(
+    pub(crate) async fn count(
         self: Arc<Self>,
         heard: Vec<oneshot::Receiver<()>>,
         count: watch::Sender<usize>,

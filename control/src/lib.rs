@@ -43,6 +43,7 @@ mod phase;
 mod probes;
 mod problem;
 mod process;
+mod pushed;
 mod state;
 mod thread;
 

@@ -50,7 +50,12 @@ async fn livez<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
 /// 200 while this proxy wants traffic.
 async fn readyz<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
     let phase = *state.phase.borrow();
+    let newest = state.desired.newest();
+    let missing = state.desired.pushed.missing(&newest.loaded.config, state.started.into_std());
     match phase.not_ready_because() {
+        None if let Some(service) = missing => {
+            unavailable(&format!("waiting for the endpoints of {service}"))
+        }
         None => "ready\n".into_response(),
         Some(reason) => unavailable(reason),
     }

@@ -44,6 +44,15 @@ impl DataPlane for Workers {
         Ok(())
     }
 
+    fn apply_endpoints(
+        &self,
+        _: &[(String, Vec<config::Endpoint>)],
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String> {
+        answers.into_iter().for_each(|answer| answer.send(()));
+        Ok(())
+    }
+
     fn tidy(&self) {}
 
     fn set_aside(&self, _: bool) {}

@@ -145,6 +145,8 @@ pub struct Service {
     pub name: Box<str>,
     pub id: ServiceId,
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// They come over REST, and outlive the config that they came to.
+    pub is_pushed: bool,
     pub policy: Policy,
     pub pool: config::Pool,
     pub connect_timeout: Duration,
@@ -182,7 +184,12 @@ impl Plan {
         let known = before.map(|plan| &plan.services[..]).unwrap_or_default().iter();
         let known: HashMap<&str, &Arc<Service>> = known.map(|old| (&*old.name, old)).collect();
         let services = config.services.iter().map(|service| {
-            let service = compile_service(service, &mut names);
+            let mut service = compile_service(service, &mut names);
+            if let Some(old) = known.get(&*service.name).filter(|old| old.is_pushed)
+                && service.is_pushed
+            {
+                service.endpoints = old.endpoints.clone();
+            }
             match known.get(&*service.name) {
                 Some(old) if ***old == service => Arc::clone(old),
                 _ => Arc::new(service),
@@ -362,11 +369,13 @@ fn compile_backend(route: &config::Route, backend: &config::Backend) -> Backend 
 }
 
 fn compile_service(service: &config::Service, names: &mut Names) -> Service {
-    let endpoints = service.endpoints.iter().map(|endpoint| Arc::new(compile_endpoint(endpoint)));
+    let endpoints = service.source.endpoints().iter();
+    let endpoints = endpoints.map(|endpoint| Arc::new(compile_endpoint(endpoint)));
     Service {
         name: service.name.as_str().into(),
         id: names.service(service.name.as_str()),
         endpoints: endpoints.collect(),
+        is_pushed: matches!(service.source, config::Source::Pushed { .. }),
         policy: match service.balance {
             config::Balance::RoundRobin => Policy::RoundRobin,
             config::Balance::LeastRequest => Policy::LeastRequest,

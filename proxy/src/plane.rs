@@ -210,6 +210,23 @@ impl DataPlane for Plane {
         Ok(())
     }
 
+    fn apply_endpoints(
+        &self,
+        services: &[(String, Vec<config::Endpoint>)],
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String> {
+        let mut live = lock(&self.live);
+        let mut plan = live.plan.clone();
+        for (name, endpoints) in services {
+            let place = plan.services.iter().position(|service| *service.name == **name);
+            let place = place.ok_or_else(|| format!("there is no service {name}"))?;
+            plan = plan.with_endpoints(place, endpoints);
+        }
+        let sockets = live.sockets.clone();
+        self.tell(&mut live, plan, sockets, answers);
+        Ok(())
+    }
+
     fn tidy(&self) {
         lock(&self.returned).try_iter().for_each(drop);
     }

@@ -357,6 +357,108 @@ fn effective_and_explain() {
     assert_eq!(get(&proxy, "/v1/workers")[1], json!({ "worker": 1, "answers": true }));
 }
 
+/// A config whose one service gets its endpoints by pushes.
+fn pushed(wait: &str) -> String {
+    let endpoints = "endpoints: [{ address: \"127.0.0.1:1\" }]";
+    setup(([127, 0, 0, 1], 1).into())
+        .replace(endpoints, &format!("pushed: {{ wait_at_start: {wait} }}"))
+}
+
+/// An origin that answers with its name.
+fn named(name: &'static str) -> SocketAddr {
+    Origin::bind().serve(move |client| {
+        while client.message().is_some() {
+            let length = name.len();
+            client.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{name}"));
+        }
+    })
+}
+
+#[test]
+fn endpoints_are_pushed_by_version() {
+    let proxy = Proxy::start("auto", &pushed("0s"));
+    let mut client = proxy.connect();
+    let reply = client.get("/");
+    assert_eq!((reply.status(), reply.cause()), (503, "no_endpoint"));
+    let (a, b) = (named("a"), named("b"));
+    let set = |version: u64, endpoints: &[SocketAddr]| {
+        let list: Vec<Json> =
+            endpoints.iter().map(|at| json!({ "address": at.to_string() })).collect();
+        json!({ "version": version, "endpoints": list })
+    };
+    let put = |body: &Json| ask(&proxy, "PUT /v1/services/origin/endpoints", "", Some(body));
+    let reply = put(&set(17, &[a]));
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    assert_eq!(json_of(&reply)["live"], 2);
+    assert_eq!(client.get("/").body, b"a");
+    // The same again is no news; an older one, or another of this number, is refused.
+    assert_eq!(json_of(&put(&set(17, &[a])))["changed"], json!([]));
+    refused(&put(&set(16, &[b])), 409, "stale_version");
+    refused(&put(&set(17, &[b])), 409, "stale_version");
+    assert_eq!(client.get("/").body, b"a");
+
+    let patch = |body: &Json| ask(&proxy, "PATCH /v1/services/origin/endpoints", "", Some(body));
+    let edit = json!({ "version": 18, "upsert": [{ "address": b.to_string() }], "remove": [a.to_string()] });
+    assert_eq!(patch(&edit).status(), 200);
+    assert_eq!(client.get("/").body, b"b");
+    refused(
+        &patch(&edit.as_object().map(|_| json!({ "version": 3 })).unwrap()),
+        409,
+        "stale_version",
+    );
+
+    // They are no part of the config: it keeps its generation, and a new one keeps them.
+    assert_eq!(get(&proxy, "/v1/status")["generation"], 1);
+    let mut config = get(&proxy, "/v1/config");
+    config["services"][0]["connect_timeout"] = json!("3s");
+    assert_eq!(ask(&proxy, "PUT /v1/config", "", Some(&config)).status(), 200);
+    assert_eq!(client.get("/").body, b"b");
+    let services = get(&proxy, "/v1/services");
+    assert_eq!([&services[0]["version"], &services[0]["endpoints"]], [18, 1]);
+    assert_eq!(get(&proxy, "/v1/endpoints")[0]["address"], json!(b.to_string()));
+    proxy.metric_is(&["ringside_endpoint_set_updated_timestamp_seconds"], |at| at > 1.7e9);
+    proxy.metric_becomes(&["ringside_service_endpoints", "origin"], "1");
+
+    let many = json!({ "services": { "origin": set(20, &[a]), "nobody": set(1, &[b]) } });
+    refused(&ask(&proxy, "POST /v1/endpoints", "", Some(&many)), 404, "not_found");
+    assert_eq!(client.get("/").body, b"b", "all or nothing");
+    let one = json!({ "services": { "origin": set(20, &[a]) } });
+    assert_eq!(ask(&proxy, "POST /v1/endpoints", "", Some(&one)).status(), 200);
+    assert_eq!(client.get("/").body, b"a");
+    let errors = refused(
+        &put(&json!({ "version": 21, "endpoints": [{ "adress": "1.1.1.1:1" }] })),
+        422,
+        "invalid_endpoints",
+    );
+    assert_eq!(errors[0]["hint"], "did you mean `address`?", "{errors}");
+    assert_eq!(put(&set(22, &[])).status(), 200, "none at all is an answer too");
+    assert_eq!(client.get("/").cause(), "no_endpoint");
+}
+
+#[test]
+fn what_is_not_pushed_is_not_pushed_to() {
+    let proxy = start(echo_origin());
+    let body = json!({ "version": 1, "endpoints": [] });
+    let put =
+        |name: &str| ask(&proxy, &format!("PUT /v1/services/{name}/endpoints"), "", Some(&body));
+    refused(&put("origin"), 409, "not_pushed");
+    refused(&put("nobody"), 404, "not_found");
+    assert_eq!(proxy.connect().get("/").status(), 200);
+}
+
+#[test]
+fn it_is_not_ready_before_endpoints_are_pushed() {
+    let proxy = Proxy::start("auto", &pushed("1h"));
+    let answer = proxy.probes().get("/readyz");
+    assert_eq!(
+        (answer.status(), &answer.body[..]),
+        (503, &b"waiting for the endpoints of origin\n"[..])
+    );
+    let body = json!({ "version": 1, "endpoints": [{ "address": echo_origin().to_string() }] });
+    assert_eq!(ask(&proxy, "PUT /v1/services/origin/endpoints", "", Some(&body)).status(), 200);
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+}
+
 /// Runs a command of ringside against the proxy's admin.
 fn ringside(proxy: &Proxy, arguments: &[&str]) -> Output {
     let admin = proxy.admin().stream().peer_addr().unwrap().to_string();

@@ -248,7 +248,7 @@ fn editions(sim: &mut Simulation, loaded: &config::Loaded, plan: &Arc<Plan>) -> 
     let fronts: Vec<_> =
         plan.listeners.iter().map(|listener| sim.bind(&listener.address).unwrap()).collect();
     let edition = |plan| Edition { plan, fronts: fronts.clone() };
-    let endpoints = &loaded.config.services[1].endpoints;
+    let endpoints = loaded.config.services[1].source.endpoints();
     let other = |edit: &dyn Fn(&mut config::Config)| {
         let mut config = loaded.config.clone();
         edit(&mut config);

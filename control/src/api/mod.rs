@@ -2,6 +2,7 @@
 
 mod body;
 mod config;
+mod endpoints;
 mod lifecycle;
 mod status;
 
@@ -12,7 +13,7 @@ use axum::extract;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use serde_json::{Value as Json, json};
 
 use crate::data_plane::DataPlane;
@@ -36,6 +37,9 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
             "/v1/config/{kind}/{name}",
             get(config::get_item).put(config::put_item).delete(config::delete_item),
         )
+        .route("/v1/services", get(endpoints::services))
+        .route("/v1/services/{name}/endpoints", put(endpoints::put).patch(endpoints::patch))
+        .route("/v1/endpoints", get(endpoints::endpoints).post(endpoints::post))
         .route("/v1/status", get(status::status))
         .route("/v1/workers", get(status::workers))
         .route("/v1/listeners", get(status::listeners))
@@ -48,7 +52,7 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
 }
 
 /// Every path with its methods. Held against the router by a test.
-pub(crate) const PATHS: [(&str, &[(&str, &str)]); 18] = [
+pub(crate) const PATHS: [(&str, &[(&str, &str)]); 21] = [
     ("/livez", &[("get", "200 while every worker answers")]),
     ("/readyz", &[("get", "200 while this proxy wants traffic")]),
     ("/metrics", &[("get", "Prometheus text")]),
@@ -77,6 +81,24 @@ pub(crate) const PATHS: [(&str, &[(&str, &str)]); 18] = [
             ("get", "One of listeners, services, routes or tcp_routes"),
             ("put", "Puts it in place or at the end; If-Match, ?dry_run=true, ?wait=5s"),
             ("delete", "Takes it out"),
+        ],
+    ),
+    (
+        "/v1/services",
+        &[("get", "Each service, where its endpoints come from and how many they are")],
+    ),
+    (
+        "/v1/services/{name}/endpoints",
+        &[
+            ("put", "{version, endpoints: [ENDPOINT]}: all of them; ?wait=5s"),
+            ("patch", "{version, upsert: [ENDPOINT], remove: [ADDRESS]}"),
+        ],
+    ),
+    (
+        "/v1/endpoints",
+        &[
+            ("get", "Each endpoint of each service"),
+            ("post", "{services: {NAME: {version, endpoints}}}, all or nothing"),
         ],
     ),
     ("/v1/status", &[("get", "What runs, and whether it would come back after a restart")]),

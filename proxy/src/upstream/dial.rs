@@ -21,7 +21,8 @@ impl Attempt {
     pub fn begin(worker: &Worker, service: &Arc<Service>) -> Result<Attempt, Cause> {
         let state = worker.upstreams.state(worker, service);
         let picked = state.start(&mut || worker.reactor.random());
-        let replica = picked.ok_or(Cause::NoEndpoint(Lack::Empty))?;
+        let lack = if service.is_pushed { Lack::NeverPushed } else { Lack::Empty };
+        let replica = picked.ok_or(Cause::NoEndpoint(lack))?;
         Ok(Attempt { state, replica })
     }
 

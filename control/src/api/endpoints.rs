@@ -1,0 +1,191 @@
+//! Endpoints: pushed to services, and shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{self, Path};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use config::{Diagnostics, EndpointPush, Source};
+use serde_json::{Value as Json, json};
+use tokio::sync::{oneshot, watch};
+
+use super::body::{Query, Text, expect_json};
+use super::{Shared, json_response};
+use crate::data_plane::{Answer, DataPlane};
+use crate::phase::Phase;
+use crate::problem::Problem;
+use crate::pushed::Refused;
+use crate::state::State;
+
+/// What diagnostics call the text of a push.
+const BODY: &str = "(body)";
+
+/// `PUT /v1/services/{name}/endpoints`
+pub(super) async fn put<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    Path(name): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let push = EndpointPush::replacement(BODY, &body).map_err(|found| invalid(&found))?;
+    apply(&state, vec![(name, push)], query.wait_or_usual()?).await
+}
+
+/// `PATCH /v1/services/{name}/endpoints`
+pub(super) async fn patch<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    Path(name): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let push = EndpointPush::edit(BODY, &body).map_err(|found| invalid(&found))?;
+    apply(&state, vec![(name, push)], query.wait_or_usual()?).await
+}
+
+/// `POST /v1/endpoints`
+pub(super) async fn post<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let pushes = EndpointPush::several(BODY, &body).map_err(|found| invalid(&found))?;
+    apply(&state, pushes, query.wait_or_usual()?).await
+}
+
+/// `GET /v1/services`
+pub(super) async fn services<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    let newest = state.desired.newest();
+    let services = newest.loaded.config.services.iter();
+    let one = |service: &config::Service| match &service.source {
+        Source::Endpoints(endpoints) => json!({
+            "name": &*service.name, "source": "endpoints", "endpoints": endpoints.len(),
+        }),
+        Source::Pushed { .. } => {
+            let set = state.desired.pushed.get(&service.name);
+            let age = set.as_ref().and_then(|set| set.at.elapsed().ok());
+            json!({
+                "name": &*service.name,
+                "source": "pushed",
+                "endpoints": set.as_ref().map_or(0, |set| set.endpoints.len()),
+                "version": set.as_ref().map(|set| set.version),
+                "age_s": age.map(|age| age.as_secs_f64()),
+            })
+        }
+    };
+    json_response(&Json::from(services.map(one).collect::<Vec<_>>()))
+}
+
+/// `GET /v1/endpoints`
+pub(super) async fn endpoints<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    let newest = state.desired.newest();
+    let mut list = Vec::new();
+    for service in &newest.loaded.config.services {
+        let pushed = state.desired.pushed.get(&service.name);
+        let endpoints = match &pushed {
+            Some(set) => &set.endpoints[..],
+            None => service.source.endpoints(),
+        };
+        list.extend(endpoints.iter().map(|endpoint| {
+            json!({
+                "service": &*service.name,
+                "address": endpoint.address.to_string(),
+                "weight": endpoint.weight,
+            })
+        }));
+    }
+    json_response(&Json::from(list))
+}
+
+async fn apply<P: DataPlane>(
+    state: &Arc<State<P>>,
+    pushes: Vec<(String, EndpointPush)>,
+    wait: Duration,
+) -> Result<Response, Problem> {
+    let _turn = state.desired.take_turn().await;
+    if *state.phase.borrow() == Phase::Draining {
+        let detail = "the process is going down; push to the next one";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail));
+    }
+    let newest = state.desired.newest();
+    let accepted = state.desired.pushed.accept(&newest.loaded.config, pushes);
+    let accepted = accepted.map_err(|refused| problem(&refused))?;
+    let workers = state.plane.workers();
+    if accepted.is_empty() {
+        let body = json!({ "changed": [], "live": workers, "workers": workers });
+        return Ok(json_response(&body));
+    }
+    let (answers, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| oneshot::channel()).unzip();
+    let sets: Vec<_> =
+        accepted.iter().map(|(name, set)| (name.clone(), set.endpoints.clone())).collect();
+    let answers = answers.into_iter().map(Answer).collect();
+    state
+        .plane
+        .apply_endpoints(&sets, answers)
+        .map_err(|why| Problem::new(StatusCode::NOT_FOUND, "not_found", why))?;
+    let (count, mut live) = watch::channel(0);
+    tokio::spawn(state.clone().count(heard, count));
+    let changed: Vec<Json> = accepted
+        .iter()
+        .map(|(name, set)| {
+            json!({ "service": name, "version": set.version, "endpoints": set.endpoints.len() })
+        })
+        .collect();
+    for (name, set) in &accepted {
+        let (version, count) = (set.version, set.endpoints.len());
+        state.desired.say(format_args!("audit: endpoints of {name}: version {version}, {count}"));
+    }
+    state.desired.pushed.keep(accepted);
+    // Nobody is left to tell of more: as settled as it gets.
+    let _ = tokio::time::timeout(wait, live.wait_for(|live| *live >= workers)).await;
+    let live = *live.borrow();
+    let body = json_response(&json!({ "changed": changed, "live": live, "workers": workers }));
+    match live >= workers {
+        true => Ok(body),
+        false => Ok((StatusCode::ACCEPTED, body).into_response()),
+    }
+}
+
+fn invalid(found: &Diagnostics) -> Problem {
+    let is_syntax = found.list.iter().any(|one| one.message.starts_with("this is not JSON"));
+    let problem = match is_syntax {
+        true => Problem::new(StatusCode::BAD_REQUEST, "not_parseable", "this is not JSON"),
+        false => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_endpoints",
+            "the endpoints stay as they are",
+        ),
+    };
+    problem.diagnostics(found)
+}
+
+fn problem(refused: &Refused) -> Problem {
+    match refused {
+        Refused::NoService(name) => Problem::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("there is no service {name}; GET /v1/services lists them"),
+        ),
+        Refused::NotPushed(name) => Problem::new(
+            StatusCode::CONFLICT,
+            "not_pushed",
+            format!("the endpoints of {name} are in the config; give it `pushed: {{}}` instead"),
+        ),
+        Refused::Stale { service, live } => Problem::new(
+            StatusCode::CONFLICT,
+            "stale_version",
+            format!("version {live} of {service} is live; push a higher one"),
+        ),
+        Refused::NothingToEdit(name) => Problem::new(
+            StatusCode::CONFLICT,
+            "never_pushed",
+            format!("nothing was pushed to {name} yet; PUT the whole set first"),
+        ),
+    }
+}
