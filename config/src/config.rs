@@ -11,7 +11,8 @@ use crate::names::Names;
 use crate::overlap::warn_of_overlaps;
 use crate::process::{
     ADMIN, Admin, IO_KIND, Io, LIMITS, Limits, NODE, Node, PIN_KIND, PROBES, Pin, Probes, SHUTDOWN,
-    Shutdown, WORKERS_KIND, Workers, admin, io, limits, node, pin, probes, shutdown, workers,
+    Shutdown, State, WORKERS_KIND, Workers, admin, io, limits, node, pin, probes, shutdown,
+    state_dir, workers,
 };
 use crate::reader::{list, or_none};
 use crate::regex::Regexes;
@@ -32,6 +33,7 @@ pub struct Config {
     pub workers: Workers,
     pub pin: Pin,
     pub io: Io,
+    pub state: State,
     pub limits: Limits,
     pub shutdown: Shutdown,
     /// `None`: `access_log: none`.
@@ -51,6 +53,7 @@ impl Config {
             workers,
             pin,
             io,
+            state,
             limits,
             access_log,
             shutdown: _,
@@ -65,6 +68,7 @@ impl Config {
             ("workers", *workers != other.workers),
             ("pin", *pin != other.pin),
             ("io", *io != other.io),
+            ("state_dir", *state != other.state),
             ("limits", *limits != other.limits),
             ("access_log", *access_log != other.access_log),
         ];
@@ -87,7 +91,11 @@ pub(crate) const CONFIG: Object = Object {
         Key::default("workers", WORKERS_KIND, "auto", "Threads that serve, 1 to 1024."),
         Key::default("pin", PIN_KIND, "auto", "Whether each worker stays on its core."),
         Key::default("io", IO_KIND, "auto", "How the kernel is asked."),
-        Key::not_yet("state_dir"),
+        Key::optional(
+            "state_dir",
+            Kind::Text,
+            "Where the last good config and pushed endpoints are kept; left out, `/var/lib/ringside` if that is there; `none` keeps nothing.",
+        ),
         Key::default("limits", Kind::Object(&LIMITS), "{}", "Limits of the process."),
         Key::default("shutdown", Kind::Object(&SHUTDOWN), "{}", "What SIGTERM does."),
         Key::not_yet("resolver"),
@@ -139,7 +147,15 @@ impl Bound {
     }
 }
 
-pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
+/// What a text is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Whole,
+    /// What is read at start; the rest comes by a push, so there may be no listener yet.
+    Boot,
+}
+
+pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option<Config> {
     let names = Names::index(tree, report);
     let mut fields = report.fields(tree, &CONFIG)?;
     let version = fields.get("version", version);
@@ -151,14 +167,18 @@ pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
     let workers = fields.get("workers", workers);
     let pin = fields.get("pin", pin);
     let io = fields.get("io", io);
+    let state = fields.find("state_dir", state_dir);
     let limits = fields.get("limits", limits);
     let shutdown = fields.get("shutdown", shutdown);
     let access_log = fields.get("access_log", |tree, report| or_none(tree, report, access_log));
     let header_size_max = limits.as_ref().map(|limits| limits.header_size);
     let mut bound = Vec::new();
-    let listeners = fields.get("listeners", |tree, report| {
-        listeners(tree, report, &names, header_size_max, &mut bound)
-    });
+    let listeners = match (role, fields.node("listeners")) {
+        (Role::Boot, None) => Some(Vec::new()),
+        _ => fields.get("listeners", |tree, report| {
+            listeners(tree, report, &names, header_size_max, &mut bound)
+        }),
+    };
     let services = fields.get("services", |tree, report| list(tree, report, service));
     let mut regexes = Regexes::default();
     let routes = fields.get("routes", |tree, report| {
@@ -179,6 +199,7 @@ pub(crate) fn config(tree: &Tree, report: &mut Report<'_>) -> Option<Config> {
         workers: workers?,
         pin: pin?,
         io: io?,
+        state: state?.unwrap_or(State::Usual),
         limits: limits?,
         shutdown: shutdown?,
         access_log: access_log?,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
-use crate::config::{CONFIG, config};
+use crate::config::{CONFIG, Role, config};
 use crate::defaults::with_defaults;
 use crate::definition::{Kind as Shape, Object, Presence};
 use crate::diagnostic::{Diagnostics, quoted};
@@ -27,8 +27,8 @@ use crate::tree::{Entry, Node, Style, Value};
 const SOURCES_MAX: usize = 256;
 
 /// The keys that are read at start only: a push that leaves them out means what is running.
-const BOOT_KEYS: [&str; 8] =
-    ["node", "admin", "probes", "workers", "pin", "io", "state_dir", "limits"];
+const BOOT_KEYS: [&str; 9] =
+    ["node", "admin", "probes", "workers", "pin", "io", "state_dir", "limits", "access_log"];
 
 /// A config that was read. Cheap to clone.
 #[derive(Clone)]
@@ -126,9 +126,18 @@ impl Document {
 
     /// Checks the whole of it.
     pub fn check(&self) -> Result<Loaded, Diagnostics> {
+        self.check_as(Role::Whole)
+    }
+
+    /// Checks it as what is read at start, where the rest comes by a push: there may be no listener.
+    pub fn check_boot(&self) -> Result<Loaded, Diagnostics> {
+        self.check_as(Role::Boot)
+    }
+
+    fn check_as(&self, role: Role) -> Result<Loaded, Diagnostics> {
         let mut report = self.report();
         let merged = with_defaults(&self.tree, &mut report);
-        let config = config(merged.as_ref().unwrap_or(&self.tree), &mut report);
+        let config = config(merged.as_ref().unwrap_or(&self.tree), role, &mut report);
         match config {
             Some(config) if !report.has_errors() => {
                 Ok(Loaded { config, warnings: report.finish(), hash: self.hash() })
@@ -171,6 +180,15 @@ impl Document {
             }
         }
         Document::new(sources, tree, Vec::new()).compact()
+    }
+
+    /// Without what is read at start only.
+    pub fn without_boot_keys(&self) -> Document {
+        let mut tree = Node::clone(&self.tree);
+        if let Value::Map(entries) = &mut tree.value {
+            entries.retain(|entry| !BOOT_KEYS.contains(&entry.key.as_str()));
+        }
+        Document { tree: Arc::new(tree), ..self.clone() }
     }
 
     /// With one item put in place of the one that has its name, or at the end. `text` is the item;

@@ -2,13 +2,15 @@
 //! only and take a restart to change.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::{Address, listen_address};
 use crate::definition::{Key, Kind, Object, Words};
+use crate::diagnostic::quoted;
 use crate::name::{Name, name};
-use crate::reader::{not_yet, or_none, word};
-use crate::report::{Problem, Report};
+use crate::reader::{not_yet, or_none, text, word};
+use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node as Tree;
 use crate::units::{count, duration, size};
 
@@ -53,6 +55,15 @@ pub enum Io {
     Auto,
     IoUring,
     Epoll,
+}
+
+/// Where the last config that was live is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In the usual folder, if that is there.
+    Usual,
+    Nowhere,
+    In(PathBuf),
 }
 
 /// Limits of the whole process; sizes in bytes.
@@ -206,6 +217,15 @@ pub(crate) fn probes(tree: &Tree, report: &mut Report<'_>) -> Option<Probes> {
 }
 
 /// Nobody may connect to these but by the mode of a file, which an abstract socket has not.
+pub(crate) fn state_dir(tree: &Tree, report: &mut Report<'_>) -> Option<State> {
+    text(tree, report, "a folder", |given| match given {
+        "none" => Ok(State::Nowhere),
+        path if path.starts_with('/') && !path.contains('\0') => Ok(State::In(path.into())),
+        other => Err(Complaint::new(format!("{} is not a folder", quoted(other)))
+            .hint("a folder begins with `/`; `none` keeps nothing")),
+    })
+}
+
 fn control_address(tree: &Tree, report: &mut Report<'_>) -> Option<Address> {
     let address = listen_address(tree, report)?;
     if let Address::Abstract(name) = &address {

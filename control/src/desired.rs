@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,13 +18,60 @@ use crate::data_plane::{Answer, DataPlane, Refusal};
 use crate::phase::Phase;
 use crate::pushed::Pushed;
 use crate::state::State;
+use crate::state_dir::{StateDir, Written};
 
 /// So many generations can be looked at and gone back to.
 const HISTORY_MAX: usize = 32;
 
+/// Who has the last word on the config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The files: a push lives until they say something new, or the process restarts.
+    #[default]
+    File,
+    /// Pushes: the files hold what is read at start, and what was pushed last is live after a restart.
+    Push,
+}
+
+/// What control starts with.
+pub struct Initial {
+    pub document: Document,
+    pub loaded: Loaded,
+    /// Where it came from, in words.
+    pub origin: String,
+    /// The hash of what the files say.
+    pub file_hash: String,
+    pub files: Vec<PathBuf>,
+    pub source: Source,
+    /// Where it is kept, if anywhere.
+    pub state: Option<StateDir>,
+}
+
+impl Initial {
+    /// Of a text alone, that nothing outlives.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of(document: Document) -> Result<Initial, Diagnostics> {
+        Ok(Initial {
+            loaded: document.check()?,
+            origin: "a text".to_owned(),
+            file_hash: document.hash(),
+            files: Vec::new(),
+            source: Source::File,
+            state: None,
+            document,
+        })
+    }
+}
+
 /// The desired config.
 pub(crate) struct Desired {
     files: Vec<PathBuf>,
+    source: Source,
+    pub(crate) state_dir: Option<StateDir>,
+    /// Pushed endpoints are about to be written down.
+    pub(crate) saves_endpoints: AtomicBool,
     say: fn(fmt::Arguments<'_>),
     /// Whoever changes the config has it.
     turn: Turn<()>,
@@ -86,6 +135,8 @@ pub(crate) enum Denial {
     RestartRequired(&'static str),
     /// Valid, but not to be had here.
     Refused(Refusal),
+    /// It could not be written down, so a restart would lose it.
+    NotSaved(io::Error),
     /// What it was to change is not there.
     NotFound(String),
 }
@@ -106,28 +157,28 @@ impl Generation {
 }
 
 impl Desired {
-    /// `document` is what the workers were started with.
-    pub(crate) fn new(
-        files: Vec<PathBuf>,
-        document: Document,
-        loaded: Loaded,
-        workers: usize,
-        say: fn(fmt::Arguments<'_>),
-    ) -> Desired {
-        let file_hash = document.hash();
+    pub(crate) fn new(initial: Initial, workers: usize, say: fn(fmt::Arguments<'_>)) -> Desired {
+        let Initial { document, loaded, origin, file_hash, files, source, state } = initial;
         let (_, live) = watch::channel(workers);
-        let first = Generation {
-            number: 1,
-            document,
-            loaded,
-            origin: "the files at start".to_owned(),
-            applied_at: SystemTime::now(),
-            changes: Vec::new(),
-            live,
-        };
+        let applied_at = SystemTime::now();
+        let changes = Vec::new();
+        let first = Generation { number: 1, document, loaded, origin, applied_at, changes, live };
         let history = VecDeque::from([Arc::new(first)]);
-        let told = Mutex::new(Told { history, file_hash, rejected: 0 });
-        Desired { files, say, turn: Turn::new(()), told, pushed: Pushed::default() }
+        Desired {
+            files,
+            source,
+            state_dir: state,
+            saves_endpoints: AtomicBool::new(false),
+            say,
+            turn: Turn::new(()),
+            told: Mutex::new(Told { history, file_hash, rejected: 0 }),
+            pushed: Pushed::default(),
+        }
+    }
+
+    /// Whether there is nothing to serve before somebody pushes it.
+    pub(crate) fn awaits_push(&self) -> bool {
+        self.source == Source::Push && self.newest().loaded.config.listeners.is_empty()
     }
 
     /// Waits until nobody else changes anything.
@@ -147,6 +198,9 @@ impl Desired {
 
     /// Whether what is live would not come back from the files.
     pub(crate) fn is_unsaved(&self) -> bool {
+        if self.source == Source::Push {
+            return false;
+        }
         let told = self.told();
         told.history.back().is_some_and(|newest| newest.loaded.hash != told.file_hash)
     }
@@ -229,11 +283,24 @@ impl<P: DataPlane> State<P> {
         let answers = answers.into_iter().map(Answer).collect();
         let number = newest.number + 1;
         let state = self.clone();
+        let origin = terms.origin.clone();
         let applied = in_background(move || {
-            let applied = state.plane.apply(&loaded, number, answers).map_err(Denial::Refused);
-            applied.map(|()| loaded)
+            let is_pushed = state.desired.source == Source::Push;
+            let write = |dir: &StateDir| dir.write_config(&document, &origin, is_pushed);
+            let written = state.desired.state_dir.as_ref().map(write).transpose();
+            let written = written.map_err(Denial::NotSaved)?;
+            if let Err(refusal) = state.plane.apply(&loaded, number, answers) {
+                written.into_iter().for_each(Written::discard);
+                return Err(Denial::Refused(refusal));
+            }
+            if let Some(Err(error)) = written.map(Written::put_in_place) {
+                state
+                    .desired
+                    .say(format_args!("the config is live and not kept for a restart: {error}"));
+            }
+            Ok((document, loaded))
         });
-        let loaded = applied.await?;
+        let (document, loaded) = applied.await?;
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         let generation = Arc::new(Generation {
@@ -276,6 +343,12 @@ impl<P: DataPlane> State<P> {
     /// Reads the files again, and makes live what is new in them. Says what came of it.
     pub(crate) async fn reload(self: &Arc<Self>) {
         let desired = &self.desired;
+        if desired.source == Source::Push {
+            return desired.say(format_args!(
+                "reload: the config comes by pushes (--source push), and what the files hold is read \
+                 at start only"
+            ));
+        }
         let files = desired.files.clone();
         let read = tokio::task::spawn_blocking(move || Document::load(&files)).await;
         let document = match read {
@@ -346,6 +419,9 @@ impl fmt::Display for Denial {
             }
             Denial::Refused(Refusal { path, message, hint }) => {
                 write!(f, "{path}: {message}; {hint}")
+            }
+            Denial::NotSaved(error) => {
+                write!(f, "the state directory cannot be written: {error}; free some room there")
             }
             Denial::NotFound(what) => write!(f, "there is no {what}"),
         }

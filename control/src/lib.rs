@@ -45,12 +45,15 @@ mod problem;
 mod process;
 mod pushed;
 mod state;
+mod state_dir;
 mod thread;
 
 pub use access_log::{AccessLog, Output, Sink};
 pub use axum::http::Method;
 pub use client::{Question, Reply, ask};
 pub use data_plane::{Answer, DataPlane, Refusal};
+pub use desired::{Initial, Source};
 pub use listen::Listen;
 pub use phase::Phase;
+pub use state_dir::{STATE_DIR_USUAL, Saved, StateDir};
 pub use thread::{Control, Options, Program, start};

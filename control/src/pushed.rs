@@ -5,6 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use config::{Config, Endpoint, EndpointChange, EndpointPush, Source};
+use serde_json::{Value as Json, json};
+
+use crate::state_dir::seconds_since_1970;
 
 /// The sets that were pushed, by service.
 #[derive(Default)]
@@ -110,6 +113,23 @@ impl Pushed {
             Source::Endpoints(_) => false,
         });
         missing.next().map(|service| service.name.to_string())
+    }
+
+    /// All sets, as they are kept for a restart.
+    pub(crate) fn to_json(&self) -> Json {
+        let sets = self.sets();
+        let sets = sets.iter().map(|(name, set)| {
+            let endpoints = set.endpoints.iter().map(|endpoint| {
+                json!({ "address": endpoint.address.to_string(), "weight": endpoint.weight })
+            });
+            let set = json!({
+                "version": set.version,
+                "at_s": seconds_since_1970(set.at),
+                "endpoints": endpoints.collect::<Vec<_>>(),
+            });
+            (name.clone(), set)
+        });
+        Json::Object(sets.collect())
     }
 
     /// Appends when each set came, as Prometheus text.

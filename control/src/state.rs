@@ -1,6 +1,7 @@
 //! What the handlers share: the data plane, the phase, the version; and the one question they ask.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -11,6 +12,8 @@ use crate::desired::Desired;
 use crate::phase::Phase;
 use crate::thread::Program;
 
+/// Pushed endpoints are written down this long after the first push that is not.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// A worker that takes longer to answer is stuck: its longest turn is some milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,59 @@ impl<P: DataPlane> State<P> {
             }
         }
         if silent.is_empty() { Ok(counters) } else { Err(Silent(silent)) }
+    }
+
+    /// Makes live what was pushed to services before a restart, as old as it is.
+    pub(crate) fn restore_endpoints(&self) {
+        let Some(dir) = &self.desired.state_dir else { return };
+        let saved = match dir.endpoints() {
+            Ok(saved) => saved,
+            Err(error) => {
+                let path = dir.path().display();
+                return self.desired.say(format_args!(
+                    "pushed endpoints in {path} cannot be used, so they have to be pushed again: {error}"
+                ));
+            }
+        };
+        let newest = self.desired.newest();
+        for (name, push, at) in saved {
+            // A service that is gone, or whose endpoints come from elsewhere now, needs none.
+            let accepted = self.desired.pushed.accept(&newest.loaded.config, vec![(name, push)]);
+            let Ok(mut accepted) = accepted else { continue };
+            accepted.iter_mut().for_each(|(_, set)| set.at = at);
+            let sets: Vec<_> =
+                accepted.iter().map(|(name, set)| (name.clone(), set.endpoints.clone())).collect();
+            // They are the config's services, and nobody waits for the workers here.
+            let answers = (0..self.plane.workers()).map(|_| Answer(oneshot::channel().0));
+            if self.plane.apply_endpoints(&sets, answers.collect()).is_ok() {
+                self.desired.pushed.keep(accepted);
+            }
+        }
+    }
+
+    /// Writes pushed endpoints down within a second: pushes may come a hundred times in one.
+    pub(crate) fn save_endpoints_soon(self: &Arc<Self>) {
+        if self.desired.state_dir.is_none()
+            || self.desired.saves_endpoints.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        let state = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SAVE_AFTER).await;
+            state.desired.saves_endpoints.store(false, Ordering::Relaxed);
+            let save = move || {
+                let sets = state.desired.pushed.to_json();
+                let dir = state.desired.state_dir.as_ref();
+                if let Some(Err(error)) = dir.map(|dir| dir.save_endpoints(&sets)) {
+                    state.desired.say(format_args!(
+                        "pushed endpoints are live and not kept for a restart: {error}"
+                    ));
+                }
+            };
+            // Its end is nobody's business: what went wrong was said.
+            let _ = tokio::task::spawn_blocking(save).await;
+        });
     }
 
     fn ask(&self, worker: usize) -> oneshot::Receiver<P::Counters> {

@@ -3,11 +3,9 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use config::{Document, Loaded};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -15,7 +13,7 @@ use tokio::time::Instant;
 use crate::api;
 use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
-use crate::desired::Desired;
+use crate::desired::{Desired, Initial};
 use crate::listen::{Bound, Listen};
 use crate::phase::Phase;
 use crate::probes;
@@ -26,11 +24,8 @@ pub struct Options {
     pub admin: Option<Listen>,
     pub probes: Option<Listen>,
     pub program: Program,
-    /// What is read again when told so.
-    pub files: Vec<PathBuf>,
     /// What the workers were started with, as generation 1.
-    pub document: Document,
-    pub loaded: Loaded,
+    pub initial: Initial,
     /// Tells whoever started the process a fact.
     pub say: fn(fmt::Arguments<'_>),
     /// Hears that the files are read again (`true`), and that this is over, whatever came of it.
@@ -67,10 +62,11 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();
-    let Options { program, files, document, loaded, say, reloading, .. } = options;
-    let desired = Desired::new(files, document, loaded, plane.workers(), say);
+    let Options { program, initial, say, reloading, .. } = options;
+    let desired = Desired::new(initial, plane.workers(), say);
     let (set_phase, started) = (phase.clone(), Instant::now());
     let state = Arc::new(State { plane, phase: phase_seen, set_phase, started, program, desired });
+    state.restore_endpoints();
     let reload = Arc::new(Notify::new());
     let told = reload.clone();
     let admin_address = admin.as_ref().map(|bound| bound.address.clone());

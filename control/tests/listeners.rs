@@ -76,9 +76,9 @@ fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
     let program = Program { version: "0.1.0".to_owned(), io_backend: "epoll".to_owned() };
     let text = "listeners: [{ name: web, address: \"127.0.0.1:0\", http: {} }]";
     let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
-    let loaded = document.check().unwrap();
+    let initial = control::Initial::of(document).unwrap();
     let say = |fact: std::fmt::Arguments<'_>| eprintln!("{fact}");
-    Options { admin, probes, program, files: Vec::new(), document, loaded, say, reloading: |_| {} }
+    Options { admin, probes, program, initial, say, reloading: |_| {} }
 }
 
 fn start(workers: Workers) -> Control {

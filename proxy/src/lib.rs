@@ -19,6 +19,7 @@ pub mod explain;
 pub mod explain_command;
 pub mod http;
 pub mod http1;
+pub mod initial;
 pub mod live_plan;
 pub mod manual;
 pub mod messages;

@@ -37,6 +37,12 @@ enum Command {
         /// Where to serve the admin API, instead of what the config says: unix:PATH or IP:PORT.
         #[arg(long)]
         admin: Option<config::Address>,
+        /// Who has the last word on the config.
+        #[arg(long, default_value = "file")]
+        source: SourceArgument,
+        /// Where the last good config is kept, instead of what the config says.
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
     },
     /// Say whether a config is valid: 0 valid, 1 invalid, 2 could not be read.
     Check {
@@ -136,6 +142,14 @@ enum IoArgument {
     Epoll,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum SourceArgument {
+    /// The files: a push lives until they say something new, or the process restarts.
+    File,
+    /// Pushes: the files hold what is read at start, and the last push comes back after a restart.
+    Push,
+}
+
 impl From<IoArgument> for config::Io {
     fn from(argument: IoArgument) -> config::Io {
         match argument {
@@ -165,9 +179,14 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<ExitCode, String> {
     match command {
-        Command::Run { files, workers, io, admin } => {
+        Command::Run { files, workers, io, admin, source, state } => {
             let workers = workers.and_then(|count| NonZeroUsize::new(count as usize));
-            let overrides = run::Overrides { workers, io: io.map(Into::into), admin };
+            let source = match source {
+                SourceArgument::File => control::Source::File,
+                SourceArgument::Push => control::Source::Push,
+            };
+            let io = io.map(Into::into);
+            let overrides = run::Overrides { workers, io, admin, source, state };
             run::run(&files.all()?, &overrides).map_err(|error| error.to_string())?;
             Ok(ExitCode::SUCCESS)
         }

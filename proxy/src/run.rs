@@ -10,12 +10,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use config::{Config, Document, Io, Loaded, LogOutput};
-use control::{AccessLog, Control, Listen, Phase};
+use config::{Config, Io, LogOutput};
+use control::{AccessLog, Control, Initial, Listen, Phase, Source};
 use crossbeam_utils::CachePadded;
 use reactor::{Backend, BufferOptions, Sender, Signal, Signals};
 
 use crate::cpus::{Cpus, Placement};
+use crate::initial::initial;
 use crate::plan::{Listener, Plan};
 use crate::plane::{Open, Plane, bind_hint};
 use crate::say::say;
@@ -38,6 +39,9 @@ pub struct Overrides {
     pub workers: Option<std::num::NonZeroUsize>,
     pub io: Option<Io>,
     pub admin: Option<config::Address>,
+    pub source: Source,
+    /// The state directory.
+    pub state: Option<PathBuf>,
 }
 
 /// Why the process could not start, in words that say what to do.
@@ -48,6 +52,7 @@ pub enum StartError {
     IoUring(io::Error),
     AccessLog(io::Error),
     Control(io::Error),
+    State(io::Error),
     Worker(io::Error),
     System(io::Error),
 }
@@ -72,6 +77,7 @@ impl fmt::Display for StartError {
             }
             StartError::AccessLog(error) => write!(f, "access_log: {error}"),
             StartError::Control(error) => write!(f, "admin or probes: {error}"),
+            StartError::State(error) => write!(f, "state_dir: {error}"),
             StartError::Worker(error) => write!(f, "a worker did not start: {error}"),
             StartError::System(error) => write!(f, "{error}"),
         }
@@ -81,9 +87,9 @@ impl fmt::Display for StartError {
 /// Runs until told to stop.
 pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
     let signals = Signals::block().map_err(StartError::System)?;
-    let document = Document::load(files).map_err(StartError::Config)?;
+    let initial = initial(files, overrides)?;
     let (sender, signals) = listen_to(signals);
-    let mut process = Process::start(document, files, overrides, Some(sender))?;
+    let mut process = Process::start(initial, overrides, Some(sender))?;
     service_manager::tell(State::Ready, "serving config generation 1");
     while let Ok(signal) = signals.recv() {
         match signal {
@@ -135,13 +141,11 @@ impl Process {
     /// Starts everything; when it returns, connections are accepted and it is ready. `on_quit` hears of
     /// those who ask over REST that it end.
     pub fn start(
-        document: Document,
-        files: &[PathBuf],
+        initial: Initial,
         overrides: &Overrides,
         on_quit: Option<mpsc::Sender<Signal>>,
     ) -> Result<Process, StartError> {
-        let loaded = document.check();
-        let loaded = loaded.map_err(|found| StartError::Config(config::Failure::Invalid(found)))?;
+        let loaded = &initial.loaded;
         for warning in loaded.warnings.render(crate::check::colours()).lines() {
             say(format_args!("{warning}"));
         }
@@ -155,7 +159,7 @@ impl Process {
         let io = overrides.io.unwrap_or(config.io);
         let start = |backend| start_loops(backend, &placement);
         let (io, loops) = choose_io(io, reactor::probe_io_uring, start)?;
-        announce(config, connections_max, &plan, files, &placement, &io);
+        announce(config, connections_max, &plan, &initial, &placement, &io);
 
         let open = |listener: &Arc<Listener>| {
             Open::bind(listener).map_err(|error| StartError::Bind {
@@ -179,7 +183,7 @@ impl Process {
             access.clone(),
             on_quit,
         ));
-        let control = start_control(&document, &loaded, files, overrides, &plane, &io)?;
+        let control = start_control(initial, overrides, &plane, &io)?;
 
         let crew = Arc::new(Crew {
             memory: reactor::Budget::new(plan.limits.memory),
@@ -395,14 +399,12 @@ fn open_access_log(
 }
 
 fn start_control(
-    document: &Document,
-    loaded: &Loaded,
-    files: &[PathBuf],
+    initial: Initial,
     overrides: &Overrides,
     plane: &Arc<Plane>,
     io: &ChosenIo,
 ) -> Result<Control, StartError> {
-    let config = &loaded.config;
+    let config = &initial.loaded.config;
     let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
     let admin = admin.map(listen).transpose()?;
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
@@ -413,9 +415,7 @@ fn start_control(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             io_backend: io.backend.name().to_owned(),
         },
-        files: files.to_vec(),
-        document: document.clone(),
-        loaded: loaded.clone(),
+        initial,
         say,
         reloading: |begins| match begins {
             true => service_manager::tell(State::Reloading, "reading the config again"),
@@ -441,11 +441,11 @@ fn announce(
     config: &Config,
     connections_max: usize,
     plan: &Plan,
-    files: &[PathBuf],
+    initial: &Initial,
     placement: &Placement,
     io: &ChosenIo,
 ) {
-    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let files: Vec<String> = initial.files.iter().map(|file| file.display().to_string()).collect();
     let cores = match &placement.cores {
         Some(cores) => format!("pinned to cores {cores:?}"),
         None => "not pinned".to_owned(),
@@ -453,10 +453,11 @@ fn announce(
     let (workers, reason) = (placement.workers, placement.reason);
     say(format_args!("version {}", env!("CARGO_PKG_VERSION")));
     say(format_args!(
-        "config generation {}, hash {}, from {}",
+        "config generation {}, hash {}, from {} ({})",
         plan.generation,
         plan.hash,
-        files.join(", ")
+        files.join(", "),
+        initial.origin
     ));
     say(format_args!("workers {workers}, {cores} ({reason})"));
     say(format_args!("io {} ({})", io.backend.name(), io.reason));

@@ -120,8 +120,8 @@ routes: [{routes}]
     );
     let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
     let overrides = Overrides { io: Some(io), ..Overrides::default() };
-    let mut process =
-        Process::start(document, &[], &overrides, None).unwrap_or_else(|e| panic!("{e}"));
+    let mut process = Process::start(control::Initial::of(document).unwrap(), &overrides, None)
+        .unwrap_or_else(|e| panic!("{e}"));
     let address = process.address("web").unwrap().ip().unwrap();
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| {

@@ -294,7 +294,10 @@ fn parse_kind(text: &str) -> Result<Kind, Problem> {
 }
 
 fn problem(denial: Denial) -> Problem {
-    let detail = denial.to_string();
+    let detail = match &denial {
+        Denial::RestartRequired(key) => format!("`{key}` is read at start only"),
+        other => other.to_string(),
+    };
     let first_line = detail.lines().next().unwrap_or_default().to_owned();
     let (status, title) = match &denial {
         Denial::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -303,6 +306,7 @@ fn problem(denial: Denial) -> Problem {
         Denial::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
         Denial::RestartRequired(_) => (StatusCode::UNPROCESSABLE_ENTITY, "restart_required"),
         Denial::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_possible_here"),
+        Denial::NotSaved(_) => (StatusCode::INSUFFICIENT_STORAGE, "state_not_writable"),
         Denial::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
     };
     let problem = Problem::new(status, title, first_line);
@@ -320,6 +324,6 @@ fn problem(denial: Denial) -> Problem {
             Ok(tag) => problem.header(header::ETAG, tag),
             Err(_) => problem,
         },
-        Denial::Draining | Denial::NotFound(_) => problem,
+        Denial::Draining | Denial::NotSaved(_) | Denial::NotFound(_) => problem,
     }
 }

@@ -142,6 +142,7 @@ async fn apply<P: DataPlane>(
         state.desired.say(format_args!("audit: endpoints of {name}: version {version}, {count}"));
     }
     state.desired.pushed.keep(accepted);
+    state.save_endpoints_soon();
     // Nobody is left to tell of more: as settled as it gets.
     let _ = tokio::time::timeout(wait, live.wait_for(|live| *live >= workers)).await;
     let live = *live.borrow();

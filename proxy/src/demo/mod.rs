@@ -175,9 +175,10 @@ routes:
 }
 
 fn sidecar(config: &str) -> io::Result<Process> {
-    let document = config::Document::parse("demo", config.as_bytes(), config::Format::Yaml)
+    let initial = config::Document::parse("demo", config.as_bytes(), config::Format::Yaml)
+        .and_then(control::Initial::of)
         .map_err(|diagnostics| io::Error::other(diagnostics.to_string()))?;
-    Process::start(document, &["(demo)".into()], &Overrides::default(), None)
+    Process::start(initial, &Overrides::default(), None)
         .map_err(|error| io::Error::other(error.to_string()))
 }
 

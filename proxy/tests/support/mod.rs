@@ -44,10 +44,20 @@ impl Proxy {
         Proxy::start_by(Command::new(env!("CARGO_BIN_EXE_ringside")), io, config)
     }
 
+    /// The same, with more arguments.
+    pub fn start_with(config: &str, arguments: &[&str]) -> Proxy {
+        let command = Command::new(env!("CARGO_BIN_EXE_ringside"));
+        Proxy::start_so(command, "auto", config, arguments)
+    }
+
     /// The same, by way of a command that ends in running its arguments.
-    pub fn start_by(mut command: Command, io: &str, config: &str) -> Proxy {
+    pub fn start_by(command: Command, io: &str, config: &str) -> Proxy {
+        Proxy::start_so(command, io, config, &[])
+    }
+
+    fn start_so(mut command: Command, io: &str, config: &str, arguments: &[&str]) -> Proxy {
         let file = config_file(config);
-        command.arg("run").arg("-c").arg(&file).args(["--io", io]);
+        command.arg("run").arg("-c").arg(&file).args(["--io", io]).args(arguments);
         let mut child =
             command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("ringside starts");
         let stderr = BufReader::new(child.stderr.take().unwrap());

@@ -1,0 +1,181 @@
+//! What outlives the process: the last config that was live, and pushed endpoints.
+//!
+//! Files are written beside the old one, synced and renamed: after a crash or on a full disk the old
+//! one is still whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use config::{Document, EndpointPush, Format};
+use serde_json::{Value as Json, json};
+
+/// Where it is where nobody says otherwise, if that is there.
+pub const STATE_DIR_USUAL: &str = "/var/lib/ringside";
+
+const CONFIG: &str = "config.json";
+const ENDPOINTS: &str = "endpoints.json";
+/// A config, and what is said of it.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// A folder that this process may write.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// A config that was live.
+pub struct Saved {
+    pub document: Document,
+    /// Where it came from, in words.
+    pub origin: String,
+    /// When it went live, in seconds since 1970.
+    pub at_s: u64,
+    /// It came by a push.
+    pub is_pushed: bool,
+}
+
+/// A file that is written and synced, and not yet in its place.
+pub(crate) struct Written {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl StateDir {
+    /// Makes the folder if it is not there, and tries whether it can be written.
+    pub fn open(path: &Path) -> io::Result<StateDir> {
+        fs::create_dir_all(path)?;
+        let state = StateDir { path: path.to_owned() };
+        let probe = state.write("probe", b"")?;
+        fs::remove_file(probe.from)?;
+        Ok(state)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The last config that was live; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be used.
+    pub fn config(&self) -> io::Result<Option<Saved>> {
+        let Some(saved) = self.read(CONFIG)? else { return Ok(None) };
+        let name = self.path.join(CONFIG).display().to_string();
+        let text = saved["config"].to_string();
+        let document = Document::parse(&name, text.as_bytes(), Format::Json)
+            .map_err(|found| io::Error::other(found.to_string()))?;
+        Ok(Some(Saved {
+            document,
+            origin: saved["origin"].as_str().unwrap_or_default().to_owned(),
+            at_s: saved["saved_at_s"].as_u64().unwrap_or_default(),
+            is_pushed: saved["pushed"] == true,
+        }))
+    }
+
+    /// Writes a config; it counts once it is [put in place](Written::put_in_place).
+    pub(crate) fn write_config(
+        &self,
+        document: &Document,
+        origin: &str,
+        is_pushed: bool,
+    ) -> io::Result<Written> {
+        let saved = json!({
+            "saved_at_s": seconds_since_1970(SystemTime::now()),
+            "origin": origin,
+            "pushed": is_pushed,
+            "config": document.to_json(),
+        });
+        self.write(CONFIG, saved.to_string().as_bytes())
+    }
+
+    /// The endpoints that were pushed: each service with its push and when that was.
+    pub fn endpoints(&self) -> io::Result<Vec<(String, EndpointPush, SystemTime)>> {
+        let Some(saved) = self.read(ENDPOINTS)? else { return Ok(Vec::new()) };
+        let mut list = Vec::new();
+        for (name, set) in saved.as_object().into_iter().flatten() {
+            let at = UNIX_EPOCH + Duration::from_secs(set["at_s"].as_u64().unwrap_or_default());
+            let push = json!({ "version": set["version"], "endpoints": set["endpoints"] });
+            let push = EndpointPush::replacement(ENDPOINTS, push.to_string().as_bytes())
+                .map_err(|found| io::Error::other(found.to_string()))?;
+            list.push((name.clone(), push, at));
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn save_endpoints(&self, sets: &Json) -> io::Result<()> {
+        self.write(ENDPOINTS, sets.to_string().as_bytes())?.put_in_place()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Option<Json>> {
+        let path = self.path.join(name);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if file.metadata()?.len() > FILE_BYTES_MAX {
+            return Err(io::Error::other("it is too large to be ours"));
+        }
+        Ok(Some(serde_json::from_reader(io::BufReader::new(file))?))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<Written> {
+        let (from, to) = (self.path.join(format!("{name}.new")), self.path.join(name));
+        let written = File::create(&from).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        if written.is_err() {
+            // Half a file helps nobody, and its room may be what is missing.
+            let _ = fs::remove_file(&from);
+        }
+        written.map(|()| Written { from, to })
+    }
+}
+
+impl Written {
+    /// Replaces what was there before.
+    pub(crate) fn put_in_place(self) -> io::Result<()> {
+        fs::rename(&self.from, &self.to)
+    }
+
+    /// Takes it back.
+    pub(crate) fn discard(self) {
+        // It is of no meaning where it is.
+        let _ = fs::remove_file(self.from);
+    }
+}
+
+pub(crate) fn seconds_since_1970(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let path = std::env::temp_dir().join(format!("ringside-state-{}", std::process::id()));
+        let state = StateDir::open(&path).unwrap();
+        assert!(state.config().unwrap().is_none() && state.endpoints().unwrap().is_empty());
+        let text = b"listeners: [{ name: web, address: \"127.0.0.1:1\", http: {} }]";
+        let document = Document::parse("test", text, Format::Yaml).unwrap();
+        let written = state.write_config(&document, "a test", true).unwrap();
+        assert!(state.config().unwrap().is_none(), "not yet in its place");
+        written.put_in_place().unwrap();
+        let saved = state.config().unwrap().unwrap();
+        assert_eq!(saved.document.hash(), document.hash());
+        assert!(saved.is_pushed && saved.origin == "a test" && saved.at_s > 1_700_000_000);
+        let sets =
+            json!({ "a": { "version": 3, "at_s": 5, "endpoints": [{ "address": "1.2.3.4:5" }] } });
+        state.save_endpoints(&sets).unwrap();
+        let [(name, push, at)] = &state.endpoints().unwrap()[..] else { panic!() };
+        assert_eq!((name.as_str(), push.version), ("a", 3));
+        assert_eq!(*at, UNIX_EPOCH + Duration::from_secs(5));
+        fs::write(path.join(CONFIG), "{").unwrap();
+        assert!(state.config().is_err(), "said, not ignored");
+        fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -1,0 +1,157 @@
+//! What a process begins with: the files, what was pushed last, or the last config that was good.
+
+use std::io;
+use std::path::PathBuf;
+
+use config::{Diagnostics, Document, Failure, Loaded, State};
+use control::{Initial, STATE_DIR_USUAL, Saved, Source, StateDir};
+
+use crate::check::colours;
+use crate::run::{Overrides, StartError};
+use crate::say::say;
+
+/// Reads the files, and decides what to begin with. Says what it decides otherwise than usual.
+pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, StartError> {
+    let read = Document::load(files);
+    let checked = match &read {
+        Ok(document) => check(document, overrides.source).map_err(Failure::Invalid),
+        Err(_) => Err(read.as_ref().err().map(again).expect("it is one")),
+    };
+    let wanted = match (&overrides.state, &checked) {
+        (Some(path), _) => State::In(path.clone()),
+        (None, Ok(loaded)) => loaded.config.state.clone(),
+        (None, Err(_)) => State::Usual,
+    };
+    let state = open(&wanted, overrides.source)?;
+    let (document, loaded) = match (read, checked) {
+        (Ok(document), Ok(loaded)) => (document, loaded),
+        (_, Err(failure)) => return last_good(files, overrides, state, failure),
+        (Err(failure), Ok(_)) => return Err(StartError::Config(failure)),
+    };
+    let initial = Initial {
+        file_hash: document.hash(),
+        document,
+        loaded,
+        origin: "the files at start".to_owned(),
+        files: files.to_vec(),
+        source: overrides.source,
+        state,
+    };
+    match overrides.source {
+        Source::File => Ok(initial),
+        Source::Push => Ok(pushed_last(initial)),
+    }
+}
+
+fn check(document: &Document, source: Source) -> Result<Loaded, Diagnostics> {
+    match source {
+        Source::File => document.check(),
+        Source::Push => document.check_boot(),
+    }
+}
+
+/// A failure cannot be cloned, and is told twice: as the reason, and where nothing else helps.
+fn again(failure: &Failure) -> Failure {
+    match failure {
+        Failure::Invalid(found) => Failure::Invalid(found.clone()),
+        Failure::Unreadable { path, error } => Failure::Unreadable {
+            path: path.clone(),
+            error: io::Error::new(error.kind(), error.to_string()),
+        },
+    }
+}
+
+/// The state directory. That the usual one is not there is no fault; that a named one cannot be
+/// written is.
+fn open(wanted: &State, source: Source) -> Result<Option<StateDir>, StartError> {
+    let path = match wanted {
+        State::Nowhere if source == Source::File => return Ok(None),
+        State::Nowhere => {
+            let why = "--source push keeps what is pushed, and `state_dir: none` keeps nothing";
+            return Err(StartError::State(io::Error::other(why)));
+        }
+        State::Usual if source == Source::File => {
+            let usual = PathBuf::from(STATE_DIR_USUAL);
+            return Ok(usual.is_dir().then(|| StateDir::open(&usual).ok()).flatten());
+        }
+        State::Usual => PathBuf::from(STATE_DIR_USUAL),
+        State::In(path) => path.clone(),
+    };
+    StateDir::open(&path).map(Some).map_err(|error| {
+        let why = format!("{} cannot be written: {error}; give another by --state", path.display());
+        StartError::State(io::Error::new(error.kind(), why))
+    })
+}
+
+/// The files are no good: what was live before is, loudly.
+fn last_good(
+    files: &[PathBuf],
+    overrides: &Overrides,
+    state: Option<StateDir>,
+    failure: Failure,
+) -> Result<Initial, StartError> {
+    let Some(dir) = &state else { return Err(StartError::Config(failure)) };
+    let saved = match dir.config() {
+        Ok(Some(saved)) => saved,
+        Ok(None) => return Err(StartError::Config(failure)),
+        Err(error) => {
+            say(format_args!(
+                "{}: the last good config cannot be used: {error}",
+                dir.path().display()
+            ));
+            return Err(StartError::Config(failure));
+        }
+    };
+    let Ok(loaded) = check(&saved.document, overrides.source) else {
+        say(format_args!("{}: the last good config is not good any more", dir.path().display()));
+        return Err(StartError::Config(failure));
+    };
+    match &failure {
+        Failure::Invalid(found) => {
+            for line in found.render(colours()).lines() {
+                say(format_args!("{line}"));
+            }
+        }
+        Failure::Unreadable { .. } => say(format_args!("{failure}")),
+    }
+    say(format_args!(
+        "THE CONFIG IS NOT USED: see above. Running with the last good one, of {}, from {}; correct \
+         the file and send SIGHUP",
+        saved.origin,
+        dir.path().display()
+    ));
+    let Saved { document, origin, .. } = saved;
+    Ok(Initial {
+        document,
+        loaded,
+        origin: format!("the last good config, of {origin}"),
+        // Whatever the files say next is new.
+        file_hash: String::new(),
+        files: files.to_vec(),
+        source: overrides.source,
+        state,
+    })
+}
+
+/// With what was pushed last on top of what the files hold; as it is where nothing was, or where that
+/// is not good any more.
+fn pushed_last(mut initial: Initial) -> Initial {
+    let Some(dir) = &initial.state else { return initial };
+    match dir.config() {
+        Ok(Some(saved)) => {
+            let document = initial.document.replaced_by(&saved.document.without_boot_keys());
+            match document.check_boot() {
+                Ok(loaded) => {
+                    initial.origin = format!("the last push: {}", saved.origin);
+                    (initial.document, initial.loaded) = (document, loaded);
+                }
+                Err(found) => say(format_args!(
+                    "what was pushed last does not fit to the files any more, and is not used\n{found}"
+                )),
+            }
+        }
+        Ok(None) => say(format_args!("nothing was pushed yet: not ready before there is a config")),
+        Err(error) => say(format_args!("what was pushed last cannot be used: {error}")),
+    }
+    initial
+}

@@ -1,0 +1,204 @@
+//! What outlives the process: the last good config, pushes, pushed endpoints.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value as Json, json};
+use support::{Message, Origin, Proxy, config, config_file, echo_origin};
+
+/// A folder of its own for a test; gone when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("ringside-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Folder(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn setup() -> String {
+    config(echo_origin(), "", "", r#"admin: { address: "127.0.0.1:0", auth: none }"#)
+}
+
+fn ask(proxy: &Proxy, request: &str, body: &str) -> Message {
+    let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+    proxy.admin().ask(format!(
+        "{request} HTTP/1.1\r\nhost: localhost\r\n{kind}content-length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
+
+fn json_of(message: &Message) -> Json {
+    serde_json::from_slice(&message.body).unwrap()
+}
+
+fn stop(mut proxy: Proxy) {
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit_code(), Some(0));
+}
+
+#[test]
+fn a_bad_file_at_start_uses_the_last_good_config_loudly() {
+    let folder = Folder::new("last-good");
+    let text = setup();
+    let arguments = ["--state", folder.path()];
+    let proxy = Proxy::start_with(&text, &arguments);
+    // What was good last is what was live last, be it by a reload.
+    proxy.reload(&text.replace("name: all", "name: every"));
+    stop(proxy);
+
+    let proxy = Proxy::start_with(&text.replace("service: origin", "service: orign"), &arguments);
+    let said = proxy.said.join("\n");
+    assert!(said.contains("THE CONFIG IS NOT USED"), "{said}");
+    assert!(said.contains("did you mean `origin`?"), "and why: {said}");
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.metric_becomes(&["ringside_requests_total", r#"route="every""#], "1");
+    // Corrected, it is used.
+    proxy.reload(&text);
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.metric_becomes(&["ringside_requests_total", r#"route="all""#], "1");
+    stop(proxy);
+
+    // Without one there is nothing to use.
+    let file = config_file("listeners: []");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+        .args(["run", "-c", file.to_str().unwrap(), "--state", &format!("{}/other", folder.path())])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_push_is_back_after_a_restart_where_pushes_have_the_last_word() {
+    let folder = Folder::new("pushes");
+    let text = setup();
+    let (boot, rest) = text.split_once("listeners:").unwrap();
+    let arguments = ["--source", "push", "--state", folder.path()];
+    let start = || Proxy::start_with(boot, &arguments);
+    let proxy = start();
+    let answer = proxy.probes().get("/readyz");
+    assert_eq!(answer.status(), 503);
+    assert!(String::from_utf8(answer.body).unwrap().contains("waiting for a config"));
+
+    let file = config_file(&format!("listeners:{rest}"));
+    let admin = proxy.admin().stream().peer_addr().unwrap().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+        .args(["push", file.to_str().unwrap(), "--admin", &admin])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let listens = proxy.says("listener web: ");
+    let address = listens.rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!(support::Client::connect(address).get("/").status(), 200);
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+    let status = json_of(&ask(&proxy, "GET /v1/status", ""));
+    assert_eq!(status["unsaved"], false);
+    // The file says nothing of it, and does not undo it.
+    proxy.signal("HUP");
+    proxy.says("reload: the config comes by pushes");
+    stop(proxy);
+
+    let proxy = start();
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+    let origin = json_of(&ask(&proxy, "GET /v1/status", ""))["origin"].to_string();
+    assert!(origin.contains("the last push: PUT /v1/config"), "{origin}");
+    stop(proxy);
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_push_that_cannot_be_kept_is_refused() {
+    let folder = Folder::new("full");
+    let proxy = Proxy::start_with(&setup(), &["--state", folder.path()]);
+    // A disk on which nothing fits.
+    symlink("/dev/full", folder.0.join("config.json.new")).unwrap();
+    let route = json!({ "hosts": ["x"], "backends": [{ "service": "origin" }] }).to_string();
+    let reply = ask(&proxy, "PUT /v1/config/routes/x", &route);
+    let body = json_of(&reply);
+    assert_eq!((reply.status(), &body["title"]), (507, &json!("state_not_writable")), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("free some room"), "{body}");
+    assert_eq!(json_of(&ask(&proxy, "GET /v1/status", ""))["generation"], 1);
+    // With room again it works.
+    assert_eq!(ask(&proxy, "PUT /v1/config/routes/x", &route).status(), 200);
+    // What cannot be had here is not what was good last.
+    let taken = Origin::bind();
+    let listener = json!({ "address": taken.address.to_string(), "http": {} }).to_string();
+    assert_eq!(ask(&proxy, "PUT /v1/config/listeners/y", &listener).status(), 422);
+    let kept = fs::read_to_string(folder.0.join("config.json")).unwrap();
+    assert!(kept.contains("\"x\"") && !kept.contains("\"y\""), "{kept}");
+    assert!(!folder.0.join("config.json.new").exists());
+    stop(proxy);
+}
+
+#[test]
+fn a_named_folder_has_to_be_there() {
+    let file = config_file(&setup());
+    let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+        .args(["run", "-c", file.to_str().unwrap(), "--state", "/dev/null/state"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("/dev/null/state cannot be written"), "{said}");
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn pushed_endpoints_come_back_with_their_age() {
+    let folder = Folder::new("endpoints");
+    let endpoints = "endpoints: [{ address:";
+    let text = setup();
+    let start = text.find(endpoints).unwrap();
+    let end = start + text[start..].find(']').unwrap() + 1;
+    let text = [&text[..start], "pushed: { wait_at_start: 1h }", &text[end..]].concat();
+    let arguments = ["--state", folder.path()];
+    let proxy = Proxy::start_with(&text, &arguments);
+    let set = |version: u64| {
+        let endpoints = [json!({ "address": echo_origin().to_string(), "weight": 3 })];
+        json!({ "version": version, "endpoints": endpoints }).to_string()
+    };
+    let put = |proxy: &Proxy, version| {
+        ask(proxy, "PUT /v1/services/origin/endpoints", &set(version)).status()
+    };
+    assert_eq!(put(&proxy, 7), 200);
+    let file = folder.0.join("endpoints.json");
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while !file.exists() {
+        assert!(std::time::Instant::now() < deadline, "they are kept");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let before = json_of(&ask(&proxy, "GET /v1/services", ""));
+    stop(proxy);
+    let proxy = Proxy::start_with(&text, &arguments);
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    let after = json_of(&ask(&proxy, "GET /v1/services", ""));
+    assert_eq!(after[0]["version"], 7);
+    let age = |services: &Json| services[0]["age_s"].as_f64().unwrap();
+    assert!(age(&after) + 1.0 > age(&before), "as old as they are: {after}");
+    assert_eq!(put(&proxy, 6), 409);
+    assert_eq!(put(&proxy, 8), 200);
+    stop(proxy);
+    // What is no state of ours is said, and nothing else breaks.
+    fs::write(&file, "{").unwrap();
+    let proxy = Proxy::start_with(&text, &arguments);
+    assert_eq!(proxy.probes().get("/readyz").status(), 503);
+    stop(proxy);
+}
