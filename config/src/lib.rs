@@ -82,7 +82,9 @@ pub use listener::{
 pub use load::{Failure, Format, Loaded, load, parse};
 pub use name::Name;
 pub use path::normalize as normalize_path;
-pub use process::{Admin, Io, Limits, Node, Pin, Probes, Shutdown, State, WORKERS_MAX, Workers};
+pub use process::{
+    Admin, Auth, Io, Limits, Node, Pin, Probes, Scope, Shutdown, State, Token, WORKERS_MAX, Workers,
+};
 pub use reference::reference;
 pub use regex::Regex;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};

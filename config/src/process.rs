@@ -9,7 +9,7 @@ use crate::address::{Address, listen_address};
 use crate::definition::{Key, Kind, Object, Words};
 use crate::diagnostic::quoted;
 use crate::name::{Name, name};
-use crate::reader::{not_yet, or_none, text, word};
+use crate::reader::{list, or_none, text, word};
 use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node as Tree;
 use crate::units::{count, duration, size};
@@ -26,8 +26,37 @@ pub struct Node {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Without authentication, so always [`Address::is_local`]; never abstract.
+    /// Without TLS, so always [`Address::is_local`]; never abstract.
     pub address: Address,
+    pub auth: Auth,
+}
+
+/// Who may ask admin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Whoever reaches it.
+    None,
+    /// Who brings one of these; where there is none, one is made at start.
+    Token(Vec<Token>),
+}
+
+/// What somebody may do who brings it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Told in audit lines.
+    pub name: Name,
+    pub token_file: PathBuf,
+    pub scopes: Vec<Scope>,
+    /// Of services and config items, each as it is or with a `*` at its end; empty: all.
+    pub names: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Read,
+    Endpoints,
+    Config,
+    Lifecycle,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,13 +158,54 @@ pub(crate) const ADMIN: Object = Object {
     one_of: &[],
     keys: &[
         Key::required("address", Kind::Address, "Loopback or `unix:/path`."),
-        Key::optional("auth", Kind::Word(&AUTH), "Left out: `none` on a Unix socket."),
-        Key::not_yet("tokens"),
+        Key::optional(
+            "auth",
+            Kind::Word(&AUTH),
+            "Left out: `token` on TCP and where there are tokens, else `none`.",
+        ),
+        Key::default(
+            "tokens",
+            Kind::List(&Kind::Object(&TOKEN)),
+            "[]",
+            "Who may do what; without one, `token` makes one in `state_dir` at start.",
+        ),
         Key::not_yet("tls"),
     ],
 };
 
-const AUTH: Words<()> = Words { accepted: &[("none", ())], not_yet: &["token"] };
+pub(crate) const TOKEN: Object = Object {
+    name: "a token",
+    about: "Somebody who may use admin.",
+    one_of: &[],
+    keys: &[
+        Key::required("name", Kind::Name, "Told in audit lines."),
+        Key::required("token_file", Kind::Text, "A file that holds the token; read at start."),
+        Key::default(
+            "scopes",
+            Kind::List(&Kind::Word(&SCOPE)),
+            "[read]",
+            "What it is good for: `endpoints` are pushes of endpoints, `lifecycle` drain, undrain and quit.",
+        ),
+        Key::default(
+            "names",
+            Kind::List(&Kind::Text),
+            "[]",
+            "Services and items that it may change, `shop.*` among them; left out, all.",
+        ),
+    ],
+};
+
+const SCOPE: Words<Scope> = Words {
+    accepted: &[
+        ("read", Scope::Read),
+        ("endpoints", Scope::Endpoints),
+        ("config", Scope::Config),
+        ("lifecycle", Scope::Lifecycle),
+    ],
+    not_yet: &[],
+};
+
+const AUTH: Words<bool> = Words { accepted: &[("none", false), ("token", true)], not_yet: &[] };
 
 pub(crate) const PROBES: Object = Object {
     name: "probes",
@@ -195,20 +265,52 @@ pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
     let mut fields = report.fields(tree, &ADMIN)?;
     let address = fields.get("address", control_address);
     let auth = fields.find("auth", |tree, report| word(tree, report, &AUTH));
-    let (address, auth) = (address?, auth?);
+    let tokens = fields.get("tokens", |tree, report| list(tree, report, token));
+    let (address, auth, tokens) = (address?, auth?, tokens?);
     let span = fields.node("address").map_or(fields.span, |node| node.span);
     if !address.is_local() {
         let message = format!("admin at {address} is open to everybody who can reach it");
-        let hint = "use a loopback address or a unix: socket; tokens are not supported yet";
+        let hint = "use a loopback address or a unix: socket; admin has no TLS yet";
         fields.report.add(Problem::error(span, message).hint(hint));
         return None;
     }
-    if auth.is_none() && matches!(address, Address::Ip(_)) {
-        let what = "admin on TCP is guarded by tokens, and `auth: token`";
-        fields.report.add(not_yet(span, what).hint("write `auth: none`, or use a unix: socket"));
+    if auth == Some(false) && !tokens.is_empty() {
+        let message = "`auth: none` asks nobody for the tokens that are here";
+        let span = fields.key_span("tokens").unwrap_or(span);
+        fields.report.add(Problem::error(span, message).hint("write `auth: token`"));
         return None;
     }
-    Some(Admin { address })
+    let needs_token = auth.unwrap_or(!tokens.is_empty() || matches!(address, Address::Ip(_)));
+    let auth = if needs_token { Auth::Token(tokens) } else { Auth::None };
+    Some(Admin { address, auth })
+}
+
+fn token(tree: &Tree, report: &mut Report<'_>) -> Option<Token> {
+    let mut fields = report.fields(tree, &TOKEN)?;
+    let name = fields.get("name", name);
+    let token_file = fields.get("token_file", |tree, report| {
+        text(tree, report, "a file", |given| match given.is_empty() || given.contains('\0') {
+            true => Err(Complaint::new(format!("{} is not a file", quoted(given)))),
+            false => Ok(PathBuf::from(given)),
+        })
+    });
+    let scopes = fields.get("scopes", |tree, report| {
+        list(tree, report, |tree, report| word(tree, report, &SCOPE))
+    });
+    let names = fields.get("names", |tree, report| {
+        list(tree, report, |tree, report| text(tree, report, "a name", name_pattern))
+    });
+    Some(Token { name: name?, token_file: token_file?, scopes: scopes?, names: names? })
+}
+
+/// A name, or the beginning of names and `*`.
+fn name_pattern(given: &str) -> Result<String, Complaint> {
+    let start = given.strip_suffix('*').unwrap_or(given);
+    match start.is_empty() && given == "*" || Name::parse(start).is_some() {
+        true => Ok(given.to_owned()),
+        false => Err(Complaint::new(format!("{} is not a name", quoted(given)))
+            .hint("a name, or its beginning and a `*`: `shop.*`")),
+    }
 }
 
 pub(crate) fn probes(tree: &Tree, report: &mut Report<'_>) -> Option<Probes> {

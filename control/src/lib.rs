@@ -33,6 +33,7 @@
 
 mod access_log;
 mod api;
+mod auth;
 mod client;
 mod connection;
 mod data_plane;

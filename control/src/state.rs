@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::auth::Guard;
 use crate::data_plane::{Answer, DataPlane};
 use crate::desired::Desired;
 use crate::phase::Phase;
@@ -24,6 +25,8 @@ pub(crate) struct State<P> {
     pub(crate) started: Instant,
     pub(crate) program: Program,
     pub(crate) desired: Desired,
+    /// Of admin.
+    pub(crate) guard: Guard,
 }
 
 /// The workers that did not answer in time, by number; never empty.

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use config::Auth;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::api;
+use crate::auth::Guard;
 use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
 use crate::desired::{Desired, Initial};
@@ -22,6 +25,8 @@ use crate::state::State;
 /// What to serve, and where.
 pub struct Options {
     pub admin: Option<Listen>,
+    /// Who may ask admin.
+    pub auth: Auth,
     pub probes: Option<Listen>,
     pub program: Program,
     /// What the workers were started with, as generation 1.
@@ -62,10 +67,19 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();
-    let Options { program, initial, say, reloading, .. } = options;
+    let Options { program, initial, auth, say, reloading, .. } = options;
+    let guard = match admin {
+        Some(_) => {
+            let state = initial.state.as_ref().map(|state| state.path());
+            let tell = |path: &Path| say(format_args!("admin token: in {}", path.display()));
+            Guard::new(&auth, state, tell)?
+        }
+        None => Guard::Open,
+    };
     let desired = Desired::new(initial, plane.workers(), say);
     let (set_phase, started) = (phase.clone(), Instant::now());
-    let state = Arc::new(State { plane, phase: phase_seen, set_phase, started, program, desired });
+    let state =
+        Arc::new(State { plane, phase: phase_seen, set_phase, started, program, desired, guard });
     state.restore_endpoints();
     let reload = Arc::new(Notify::new());
     let told = reload.clone();

@@ -78,7 +78,7 @@ fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
     let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
     let initial = control::Initial::of(document).unwrap();
     let say = |fact: std::fmt::Arguments<'_>| eprintln!("{fact}");
-    Options { admin, probes, program, initial, say, reloading: |_| {} }
+    Options { admin, auth: config::Auth::None, probes, program, initial, say, reloading: |_| {} }
 }
 
 fn start(workers: Workers) -> Control {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use config::{Config, Io, LogOutput};
+use config::{Auth, Config, Io, LogOutput};
 use control::{AccessLog, Control, Initial, Listen, Phase, Source};
 use crossbeam_utils::CachePadded;
 use reactor::{Backend, BufferOptions, Sender, Signal, Signals};
@@ -406,10 +406,22 @@ fn start_control(
 ) -> Result<Control, StartError> {
     let config = &initial.loaded.config;
     let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
+    let auth = match (&config.admin, &overrides.admin) {
+        (Some(admin), None) => admin.auth.clone(),
+        // Elsewhere than the config says: as guarded as it says, and on TCP always.
+        (configured, Some(address)) => match configured.as_ref().map(|admin| &admin.auth) {
+            Some(auth @ Auth::Token(_)) => auth.clone(),
+            Some(Auth::None) => Auth::None,
+            None if matches!(address, config::Address::Ip(_)) => Auth::Token(Vec::new()),
+            None => Auth::None,
+        },
+        (None, None) => Auth::None,
+    };
     let admin = admin.map(listen).transpose()?;
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
     let options = control::Options {
         admin,
+        auth,
         probes,
         program: control::Program {
             version: env!("CARGO_PKG_VERSION").to_owned(),

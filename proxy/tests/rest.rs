@@ -459,6 +459,87 @@ fn it_is_not_ready_before_endpoints_are_pushed() {
     assert_eq!(proxy.probes().get("/readyz").status(), 200);
 }
 
+#[test]
+fn tokens_say_who_may_what() {
+    let token = |name: &str| {
+        let file = config_file(&format!("secret-of-{name}-0123456789\n"));
+        (format!("authorization: Bearer secret-of-{name}-0123456789\r\n"), file)
+    };
+    let (reader, reader_file) = token("reader");
+    let (owner, owner_file) = token("owner");
+    let [reader_path, owner_path] = [&reader_file, &owner_file].map(|file| file.display());
+    let admin = format!(
+        r#"admin: {{ address: "127.0.0.1:0", auth: token, tokens: [
+            {{ name: reader, token_file: "{reader_path}" }},
+            {{ name: owner, token_file: "{owner_path}", scopes: [read, config, lifecycle], names: ["shop.*"] }}] }}"#
+    );
+    let proxy = Proxy::start("auto", &config(echo_origin(), "", "", &admin));
+    let none = ask(&proxy, "GET /v1/config", "", None);
+    refused(&none, 401, "unauthorized");
+    assert!(none.header("www-authenticate").unwrap().starts_with("Bearer"));
+    refused(
+        &ask(&proxy, "GET /v1/config", "authorization: Bearer nobody\r\n", None),
+        401,
+        "unauthorized",
+    );
+    assert_eq!(ask(&proxy, "GET /v1/config", &reader, None).status(), 200);
+    let put =
+        |path: &str, who: &str, body: &Json| ask(&proxy, &format!("PUT {path}"), who, Some(body));
+    refused(&put("/v1/config/routes/shop.a", &reader, &route("shop.a", "a")), 403, "scope");
+    refused(&put("/v1/config/routes/other", &owner, &route("other", "a")), 403, "scope");
+    let config = get_as(&proxy, "/v1/config", &owner);
+    refused(&put("/v1/config", &owner, &config), 403, "scope");
+    assert_eq!(put("/v1/config/routes/shop.a", &owner, &route("shop.a", "a")).status(), 200);
+    proxy.says("audit: PUT /v1/config/routes/shop.a by owner: generation 2");
+    // No secret is ever shown.
+    let all = [
+        get_as(&proxy, "/v1/config?effective=true", &reader),
+        get_as(&proxy, "/v1/status", &reader),
+    ];
+    assert!(!json!(all).to_string().contains("secret-of"));
+
+    let admin = proxy_admin(&proxy);
+    let status = |file: &str| {
+        let arguments = ["status", "--admin", &admin, "--token-file", file];
+        Command::new(env!("CARGO_BIN_EXE_ringside")).args(arguments).output().unwrap().status.code()
+    };
+    assert_eq!(status(&reader_path.to_string()), Some(0));
+    [reader_file, owner_file].into_iter().for_each(|file| std::fs::remove_file(file).unwrap());
+}
+
+fn get_as(proxy: &Proxy, path: &str, who: &str) -> Json {
+    json_of(&ask(proxy, &format!("GET {path}"), who, None))
+}
+
+#[test]
+fn a_token_is_made_where_tcp_has_none() {
+    let state = std::env::temp_dir().join(format!("ringside-token-{}", std::process::id()));
+    let text = config(echo_origin(), "", "", r#"admin: { address: "127.0.0.1:0" }"#);
+    let start = || Proxy::start_with(&text, &["--state", state.to_str().unwrap()]);
+    let proxy = start();
+    assert!(proxy.said.iter().any(|fact| fact.starts_with("admin token: in ")), "{:?}", proxy.said);
+    refused(&ask(&proxy, "GET /v1/status", "", None), 401, "unauthorized");
+    let file = state.join("admin.token");
+    let token = std::fs::read_to_string(&file).unwrap();
+    assert!(!proxy.said.iter().any(|fact| fact.contains(token.trim())), "never said");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let who = format!("authorization: Bearer {}\r\n", token.trim());
+    assert_eq!(ask(&proxy, "GET /v1/status", &who, None).status(), 200);
+    drop(proxy);
+    let proxy = start();
+    assert_eq!(ask(&proxy, "GET /v1/status", &who, None).status(), 200, "it stays");
+    drop(proxy);
+    let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+        .args(["run", "-c", config_file(&format!("state_dir: none\n{text}")).to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("admin needs a token"), "{said}");
+    std::fs::remove_dir_all(state).unwrap();
+}
+
 /// Runs a command of ringside against the proxy's admin.
 fn ringside(proxy: &Proxy, arguments: &[&str]) -> Output {
     let admin = proxy.admin().stream().peer_addr().unwrap().to_string();

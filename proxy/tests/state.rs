@@ -96,7 +96,8 @@ fn a_push_is_back_after_a_restart_where_pushes_have_the_last_word() {
     assert_eq!(answer.status(), 503);
     assert!(String::from_utf8(answer.body).unwrap().contains("waiting for a config"));
 
-    let file = config_file(&format!("listeners:{rest}"));
+    let shutdown = "shutdown: { grace: 100ms, deadline: 5s }";
+    let file = config_file(&format!("{shutdown}\nlisteners:{rest}"));
     let admin = proxy.admin().stream().peer_addr().unwrap().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
         .args(["push", file.to_str().unwrap(), "--admin", &admin])

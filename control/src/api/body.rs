@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use config::Format;
 use serde::Deserialize;
 
+use crate::auth::Caller;
 use crate::problem::Problem;
 
 /// A config text of 32 MiB, and a little more, so that what is too much is told by its reader.
@@ -35,6 +36,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         let query = extract::Query::<Query>::from_request_parts(parts, state).await;
         let query = query.map(|extract::Query(query)| query);
         query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_query", error.body_text()))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        Ok(parts.extensions.get::<Caller>().cloned().unwrap_or_default())
     }
 }
 

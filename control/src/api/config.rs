@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::body::{Query, Text, expect_json, format, if_match};
 use super::{Shared, json_response};
+use crate::auth::Caller;
 use crate::data_plane::DataPlane;
 use crate::desired::{Denial, Generation, Outcome, Terms};
 use crate::problem::Problem;
@@ -33,6 +34,7 @@ pub(super) async fn get_all<P: DataPlane>(
 /// `PUT /v1/config`
 pub(super) async fn put_all<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
@@ -42,7 +44,8 @@ pub(super) async fn put_all<P: DataPlane>(
         let pushed = Document::parse(BODY, &body, format).map_err(Denial::Unparseable)?;
         Ok(running.replaced_by(&pushed))
     };
-    change(&state, "PUT /v1/config", &query, if_match(&headers), edit).await
+    let origin = format!("PUT /v1/config{}", caller.by());
+    change(&state, &origin, &query, if_match(&headers), edit).await
 }
 
 /// `GET /v1/config/{kind}/{name}`
@@ -60,13 +63,14 @@ pub(super) async fn get_item<P: DataPlane>(
 /// `PUT /v1/config/{kind}/{name}`
 pub(super) async fn put_item<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     Path((kind, name)): Path<(String, String)>,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
     let (kind, format) = (parse_kind(&kind)?, format(&headers)?);
-    let origin = format!("PUT /v1/config/{kind}/{name}");
+    let origin = format!("PUT /v1/config/{kind}/{name}{}", caller.by());
     let expected = if_match(&headers);
     let edit = move |running: &Document| {
         expect_item(running, kind, &name, expected)?;
@@ -78,12 +82,13 @@ pub(super) async fn put_item<P: DataPlane>(
 /// `DELETE /v1/config/{kind}/{name}`
 pub(super) async fn delete_item<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     Path((kind, name)): Path<(String, String)>,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kind = parse_kind(&kind)?;
-    let origin = format!("DELETE /v1/config/{kind}/{name}");
+    let origin = format!("DELETE /v1/config/{kind}/{name}{}", caller.by());
     let expected = if_match(&headers);
     let edit = move |running: &Document| {
         expect_item(running, kind, &name, expected)?;
@@ -96,6 +101,7 @@ pub(super) async fn delete_item<P: DataPlane>(
 /// `POST /v1/config/batch`
 pub(super) async fn batch<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
@@ -106,7 +112,8 @@ pub(super) async fn batch<P: DataPlane>(
         Document::parse(BODY, &body, Format::Json).map_err(Denial::Unparseable)?;
         running.with_batch(BODY, &body, Format::Json).map_err(Denial::Invalid)
     };
-    change(&state, "POST /v1/config/batch", &query, if_match(&headers), edit).await
+    let origin = format!("POST /v1/config/batch{}", caller.by());
+    change(&state, &origin, &query, if_match(&headers), edit).await
 }
 
 #[derive(Deserialize, Default)]
@@ -118,6 +125,7 @@ struct Rollback {
 /// `POST /v1/config/rollback`
 pub(super) async fn rollback<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
@@ -137,7 +145,7 @@ pub(super) async fn rollback<P: DataPlane>(
     let found = state.desired.generations().into_iter().find(|known| known.number == number);
     let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
     let document = found.ok_or_else(missing)?.document.clone();
-    let origin = format!("rollback to generation {number}");
+    let origin = format!("rollback to generation {number}{}", caller.by());
     change(&state, &origin, &query, if_match(&headers), move |_| Ok(document)).await
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::body::{Query, Text, expect_json};
 use super::{Shared, json_response};
+use crate::auth::Caller;
 use crate::data_plane::{Answer, DataPlane};
 use crate::phase::Phase;
 use crate::problem::Problem;
@@ -24,6 +25,7 @@ const BODY: &str = "(body)";
 /// `PUT /v1/services/{name}/endpoints`
 pub(super) async fn put<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     Path(name): Path<String>,
     query: Query,
     headers: HeaderMap,
@@ -31,12 +33,13 @@ pub(super) async fn put<P: DataPlane>(
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
     let push = EndpointPush::replacement(BODY, &body).map_err(|found| invalid(&found))?;
-    apply(&state, vec![(name, push)], query.wait_or_usual()?).await
+    apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
 }
 
 /// `PATCH /v1/services/{name}/endpoints`
 pub(super) async fn patch<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     Path(name): Path<String>,
     query: Query,
     headers: HeaderMap,
@@ -44,19 +47,20 @@ pub(super) async fn patch<P: DataPlane>(
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
     let push = EndpointPush::edit(BODY, &body).map_err(|found| invalid(&found))?;
-    apply(&state, vec![(name, push)], query.wait_or_usual()?).await
+    apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
 }
 
 /// `POST /v1/endpoints`
 pub(super) async fn post<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
     let pushes = EndpointPush::several(BODY, &body).map_err(|found| invalid(&found))?;
-    apply(&state, pushes, query.wait_or_usual()?).await
+    apply(&state, &caller, pushes, query.wait_or_usual()?).await
 }
 
 /// `GET /v1/services`
@@ -105,6 +109,7 @@ pub(super) async fn endpoints<P: DataPlane>(extract::State(state): Shared<P>) ->
 
 async fn apply<P: DataPlane>(
     state: &Arc<State<P>>,
+    caller: &Caller,
     pushes: Vec<(String, EndpointPush)>,
     wait: Duration,
 ) -> Result<Response, Problem> {
@@ -139,7 +144,10 @@ async fn apply<P: DataPlane>(
         .collect();
     for (name, set) in &accepted {
         let (version, count) = (set.version, set.endpoints.len());
-        state.desired.say(format_args!("audit: endpoints of {name}: version {version}, {count}"));
+        let by = caller.by();
+        state
+            .desired
+            .say(format_args!("audit: endpoints of {name}{by}: version {version}, {count}"));
     }
     state.desired.pushed.keep(accepted);
     state.save_endpoints_soon();

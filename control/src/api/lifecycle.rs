@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::body::expect_json;
 use super::{Shared, json_response};
+use crate::auth::Caller;
 use crate::data_plane::DataPlane;
 use crate::phase::Phase;
 use crate::problem::Problem;
@@ -14,21 +15,24 @@ use crate::problem::Problem;
 /// `POST /v1/drain`
 pub(super) async fn drain<P: DataPlane>(
     state: Shared<P>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    set(state, &headers, true)
+    set(state, &caller, &headers, true)
 }
 
 /// `POST /v1/undrain`
 pub(super) async fn undrain<P: DataPlane>(
     state: Shared<P>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    set(state, &headers, false)
+    set(state, &caller, &headers, false)
 }
 
 fn set<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: &Caller,
     headers: &HeaderMap,
     aside: bool,
 ) -> Result<Response, Problem> {
@@ -50,17 +54,19 @@ fn set<P: DataPlane>(
         is_change
     });
     state.plane.set_aside(aside);
-    state.desired.say(format_args!("audit: {}", if aside { "drain" } else { "undrain" }));
+    let what = if aside { "drain" } else { "undrain" };
+    state.desired.say(format_args!("audit: {what}{}", caller.by()));
     Ok(json_response(&json!({ "phase": to.name() })))
 }
 
 /// `POST /v1/quit`
 pub(super) async fn quit<P: DataPlane>(
     extract::State(state): Shared<P>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    state.desired.say(format_args!("audit: quit"));
+    state.desired.say(format_args!("audit: quit{}", caller.by()));
     state.plane.quit();
     Ok(json_response(&json!({ "phase": Phase::Draining.name() })))
 }

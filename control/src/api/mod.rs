@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde_json::{Value as Json, json};
@@ -47,8 +48,24 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
         .route("/v1/drain", post(lifecycle::drain))
         .route("/v1/undrain", post(lifecycle::undrain))
         .route("/v1/quit", post(lifecycle::quit))
-        .layer(DefaultBodyLimit::max(body::BODY_BYTES_MAX));
+        .layer(DefaultBodyLimit::max(body::BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), guard::<P>));
     probes::with_refusals(routes.with_state(state), exists)
+}
+
+/// Lets those pass who may, and notes who they are.
+async fn guard<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match state.guard.check(request.method(), request.uri().path(), request.headers()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
 }
 
 /// Every path with its methods. Held against the router by a test.
