@@ -102,8 +102,9 @@ impl Guard {
             return Err(unauthorized("send authorization: Bearer TOKEN"));
         };
         // Every token is compared, and each in the same time.
-        let fits = |known: &&Known| bool::from(known.secret.ct_eq(given));
-        let found = tokens.iter().filter(fits).last();
+        let found = tokens.iter().fold(None, |found, known| {
+            if bool::from(known.secret.ct_eq(given)) { Some(known) } else { found }
+        });
         let Some(known) = found else { return Err(unauthorized("this token is not known")) };
         let (scope, name) = wanted(method, path);
         if !known.scopes.contains(&scope) {

@@ -1,13 +1,13 @@
 //! What a process begins with: the files, what was pushed last, or the last config that was good.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use config::{Diagnostics, Document, Failure, Loaded, State};
+use config::{Auth, Diagnostics, Document, Failure, Loaded, State};
 use control::{Initial, STATE_DIR_USUAL, Saved, Source, StateDir};
 
 use crate::check::colours;
-use crate::run::{Overrides, StartError};
+use crate::run::{Overrides, StartError, admin_auth};
 use crate::say::say;
 
 /// Reads the files, and decides what to begin with. Says what it decides otherwise than usual.
@@ -22,7 +22,13 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
         (None, Ok(loaded)) => loaded.config.state.clone(),
         (None, Err(_)) => State::Usual,
     };
-    let state = open(&wanted, overrides.source)?;
+    let mut state = open(&wanted, overrides.source)?;
+    if let (None, State::Usual, Ok(loaded)) = (&state, &wanted, &checked)
+        && admin_auth(&loaded.config, overrides) == Auth::Token(Vec::new())
+    {
+        // A token has to be made, so the usual place is made too, where that is allowed.
+        state = StateDir::open(Path::new(STATE_DIR_USUAL)).ok();
+    }
     let (document, loaded) = match (read, checked) {
         (Ok(document), Ok(loaded)) => (document, loaded),
         (_, Err(failure)) => return last_good(files, overrides, state, failure),

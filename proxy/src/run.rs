@@ -406,17 +406,7 @@ fn start_control(
 ) -> Result<Control, StartError> {
     let config = &initial.loaded.config;
     let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
-    let auth = match (&config.admin, &overrides.admin) {
-        (Some(admin), None) => admin.auth.clone(),
-        // Elsewhere than the config says: as guarded as it says, and on TCP always.
-        (configured, Some(address)) => match configured.as_ref().map(|admin| &admin.auth) {
-            Some(auth @ Auth::Token(_)) => auth.clone(),
-            Some(Auth::None) => Auth::None,
-            None if matches!(address, config::Address::Ip(_)) => Auth::Token(Vec::new()),
-            None => Auth::None,
-        },
-        (None, None) => Auth::None,
-    };
+    let auth = admin_auth(config, overrides);
     let admin = admin.map(listen).transpose()?;
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
     let options = control::Options {
@@ -435,6 +425,15 @@ fn start_control(
         },
     };
     control::start(options, plane.clone()).map_err(StartError::Control)
+}
+
+/// Who may ask admin. Elsewhere than the config says it is as guarded as that says, and on TCP always.
+pub(crate) fn admin_auth(config: &Config, overrides: &Overrides) -> Auth {
+    match (&config.admin, &overrides.admin) {
+        (Some(admin), _) => admin.auth.clone(),
+        (None, Some(config::Address::Ip(_))) => Auth::Token(Vec::new()),
+        (None, _) => Auth::None,
+    }
 }
 
 fn listen(address: &config::Address) -> Result<Listen, StartError> {
