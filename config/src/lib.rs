@@ -59,6 +59,7 @@ mod reference;
 mod regex;
 mod report;
 mod route;
+mod schema;
 mod service;
 mod source;
 mod toml_text;
@@ -88,5 +89,6 @@ pub use process::{
 pub use reference::reference;
 pub use regex::Regex;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
+pub use schema::schema;
 pub use service::{Balance, Endpoint, Pool, Service, Source};
 pub use units::Ratio;

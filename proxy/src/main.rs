@@ -57,6 +57,8 @@ enum Command {
         #[arg(long)]
         no_files: bool,
     },
+    /// Print the JSON Schema of the config.
+    Schema,
     /// Say where a request would go, and why: 0 a route takes it, 1 none does, 2 could not be asked.
     Explain(explain_command::Arguments),
     /// Replace the config of a running ringside: 0 live, 1 refused, 2 could not be asked, 3 not yet live everywhere.
@@ -104,8 +106,7 @@ enum Command {
 
 /// Commands of the interface that are not built. They are known, so that nobody is told that they
 /// were misspelt.
-const NOT_YET: [&str; 8] =
-    ["schema", "endpoints", "certs", "top", "tap", "doctor", "intercept", "upgrade"];
+const NOT_YET: [&str; 7] = ["endpoints", "certs", "top", "tap", "doctor", "intercept", "upgrade"];
 
 /// Takes any arguments.
 fn not_yet(name: &'static str) -> clap::Command {
@@ -193,6 +194,7 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
         Command::Check { files, output, strict, no_files: _ } => {
             check::check(&files.all()?, output, strict).map_err(|error| error.to_string())
         }
+        Command::Schema => print(format!("{:#}\n", config::schema()).as_bytes()),
         Command::Explain(arguments) => explain_command::command(&arguments),
         Command::Push(push) => client::push(&push),
         Command::Rollback { generation, admin } => client::rollback(&admin, generation),

@@ -335,7 +335,6 @@ fn the_manual_page_has_every_command_with_its_options() {
 fn commands_of_later_are_known_and_not_supported_yet() {
     let help = ringside(&["--help"]).1;
     for line in [
-        "schema",
         "endpoints eject a b",
         "certs",
         "top",
