@@ -9,9 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use config::{Change, Diagnostics, Document, Failure, Loaded};
+use config::{Change, Diagnostics, Document, Failure, Format, Loaded};
+use serde_json::{Value as Json, json};
 use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, oneshot, watch};
 
 use crate::data_plane::{Answer, DataPlane, Refusal};
@@ -20,8 +21,9 @@ use crate::pushed::Pushed;
 use crate::state::State;
 use crate::state_dir::{StateDir, Written};
 
-/// So many generations can be looked at and gone back to.
-const HISTORY_MAX: usize = 32;
+/// So many earlier generations can be looked at and gone back to, as far as their texts have room.
+const PAST_MAX: usize = 32;
+const PAST_BYTES_MAX: usize = 64 << 20;
 
 /// Who has the last word on the config.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +84,9 @@ pub(crate) struct Desired {
 
 /// What the workers were told.
 struct Told {
-    /// The newest last; never empty.
-    history: VecDeque<Arc<Generation>>,
+    newest: Arc<Generation>,
+    /// Those before, the oldest first.
+    past: VecDeque<Arc<Past>>,
     /// The hash of what the files said when they were read last.
     file_hash: String,
     /// How many configs were refused.
@@ -102,6 +105,14 @@ pub(crate) struct Generation {
     pub(crate) changes: Vec<Change>,
     /// How many workers have it.
     live: watch::Receiver<usize>,
+}
+
+/// A config that was live before: its text, which is a tenth of what it is in use.
+pub(crate) struct Past {
+    pub(crate) number: u64,
+    pub(crate) hash: String,
+    pub(crate) description: Json,
+    text: Box<str>,
 }
 
 /// Where a change comes from, and on what terms.
@@ -147,6 +158,21 @@ impl Generation {
         *self.live.borrow()
     }
 
+    /// What is told of it.
+    pub(crate) fn describe(&self, workers: usize) -> Json {
+        let applied_at = self.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        json!({
+            "generation": self.number,
+            "etag": self.loaded.hash,
+            "live": self.live(),
+            "workers": workers,
+            "origin": self.origin,
+            "applied_at_s": applied_at.as_secs_f64(),
+            "changed": changed(&self.changes),
+            "warnings": list(&self.loaded.warnings),
+        })
+    }
+
     /// Waits until all workers have it, or for so long.
     pub(crate) async fn settled(&self, workers: usize, patience: Duration) {
         let mut live = self.live.clone();
@@ -156,6 +182,29 @@ impl Generation {
     }
 }
 
+impl Past {
+    pub(crate) fn config(&self) -> Json {
+        serde_json::from_str(&self.text).expect("it was written as JSON")
+    }
+
+    /// As it was, but for where its texts came from.
+    pub(crate) fn document(&self) -> Result<Document, Diagnostics> {
+        let name = format!("(generation {})", self.number);
+        Document::parse(&name, self.text.as_bytes(), Format::Json)
+    }
+}
+
+/// Changes as JSON.
+pub(crate) fn changed(changes: &[Change]) -> Json {
+    let one = |change: &Change| json!({ "path": change.path, "change": change.what.as_str() });
+    Json::from(changes.iter().map(one).collect::<Vec<_>>())
+}
+
+/// Diagnostics as JSON.
+pub(crate) fn list(diagnostics: &Diagnostics) -> Json {
+    serde_json::from_str(&diagnostics.to_json()).unwrap_or_default()
+}
+
 impl Desired {
     pub(crate) fn new(initial: Initial, workers: usize, say: fn(fmt::Arguments<'_>)) -> Desired {
         let Initial { document, loaded, origin, file_hash, files, source, state } = initial;
@@ -163,7 +212,7 @@ impl Desired {
         let applied_at = SystemTime::now();
         let changes = Vec::new();
         let first = Generation { number: 1, document, loaded, origin, applied_at, changes, live };
-        let history = VecDeque::from([Arc::new(first)]);
+        let newest = Arc::new(first);
         Desired {
             files,
             source,
@@ -171,7 +220,7 @@ impl Desired {
             saves_endpoints: AtomicBool::new(false),
             say,
             turn: Turn::new(()),
-            told: Mutex::new(Told { history, file_hash, rejected: 0 }),
+            told: Mutex::new(Told { newest, past: VecDeque::new(), file_hash, rejected: 0 }),
             pushed: Pushed::default(),
         }
     }
@@ -188,12 +237,12 @@ impl Desired {
 
     /// The newest generation.
     pub(crate) fn newest(&self) -> Arc<Generation> {
-        self.told().history.back().expect("there is always one").clone()
+        self.told().newest.clone()
     }
 
-    /// All that are remembered, the oldest first.
-    pub(crate) fn generations(&self) -> Vec<Arc<Generation>> {
-        self.told().history.iter().cloned().collect()
+    /// Those before it that are remembered, the oldest first.
+    pub(crate) fn past(&self) -> Vec<Arc<Past>> {
+        self.told().past.iter().cloned().collect()
     }
 
     /// Whether what is live would not come back from the files.
@@ -202,7 +251,7 @@ impl Desired {
             return false;
         }
         let told = self.told();
-        told.history.back().is_some_and(|newest| newest.loaded.hash != told.file_hash)
+        told.newest.loaded.hash != told.file_hash
     }
 
     /// Appends what is counted here as Prometheus text.
@@ -219,6 +268,25 @@ impl Desired {
              ringside_config_unsaved {unsaved}\n"
         ));
         self.pushed.render(out);
+    }
+
+    /// A generation takes the place of the newest, of which its text stays.
+    fn succeed(&self, newest: Arc<Generation>, workers: usize) {
+        let before = self.newest();
+        let past = Past {
+            number: before.number,
+            hash: before.loaded.hash.clone(),
+            description: before.describe(workers),
+            text: before.document.to_json().to_string().into(),
+        };
+        let mut told = self.told();
+        told.newest = newest;
+        told.past.push_back(Arc::new(past));
+        let mut bytes: usize = told.past.iter().map(|past| past.text.len()).sum();
+        while told.past.len() > PAST_MAX || bytes > PAST_BYTES_MAX {
+            let Some(gone) = told.past.pop_front() else { break };
+            bytes -= gone.text.len();
+        }
     }
 
     pub(crate) fn say(&self, fact: fmt::Arguments<'_>) {
@@ -313,11 +381,7 @@ impl<P: DataPlane> State<P> {
             live,
         });
         self.desired.pushed.retain(&generation.loaded.config);
-        let mut told = self.desired.told();
-        told.history.push_back(generation.clone());
-        if told.history.len() > HISTORY_MAX {
-            told.history.pop_front();
-        }
+        self.desired.succeed(generation.clone(), self.plane.workers());
         Ok(Outcome::Applied(generation))
     }
 

@@ -1,12 +1,12 @@
 //! The config: read, replaced whole or in parts, gone back to.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::extract::{self, Path};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use config::{Change, Diagnostics, Document, Format, Kind};
+use config::{Document, Format, Kind};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -14,7 +14,7 @@ use super::body::{Query, Text, expect_json, format, if_match};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::DataPlane;
-use crate::desired::{Denial, Generation, Outcome, Terms};
+use crate::desired::{Denial, Outcome, Terms, changed, list};
 use crate::problem::Problem;
 use crate::state::State;
 
@@ -142,19 +142,22 @@ pub(super) async fn rollback<P: DataPlane>(
         Some(number) => number,
         None => state.desired.newest().number.saturating_sub(1),
     };
-    let found = state.desired.generations().into_iter().find(|known| known.number == number);
-    let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
-    let document = found.ok_or_else(missing)?.document.clone();
+    let newest = state.desired.newest();
+    let document = match state.desired.past().into_iter().find(|past| past.number == number) {
+        Some(past) => past.document().map_err(|found| problem(Denial::Invalid(found)))?,
+        None if newest.number == number => newest.document.clone(),
+        None => return Err(problem(Denial::NotFound(format!("generation {number} (any more)")))),
+    };
     let origin = format!("rollback to generation {number}{}", caller.by());
     change(&state, &origin, &query, if_match(&headers), move |_| Ok(document)).await
 }
 
 /// `GET /v1/config/generations`
 pub(super) async fn generations<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    let workers = state.plane.workers();
-    let list = state.desired.generations();
-    let list: Vec<Json> = list.iter().rev().map(|known| describe(known, workers)).collect();
-    json_response(&Json::from(list))
+    let newest = state.desired.newest().describe(state.plane.workers());
+    let past = state.desired.past();
+    let past = past.iter().rev().map(|past| past.description.clone());
+    json_response(&Json::from([newest].into_iter().chain(past).collect::<Vec<_>>()))
 }
 
 /// `GET /v1/config/generations/{number}`
@@ -163,16 +166,21 @@ pub(super) async fn generation<P: DataPlane>(
     Path(number): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
-    let known = state.desired.generations();
-    let found = known.into_iter().find(|known| known.number.to_string() == number);
-    let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
-    let found = found.ok_or_else(missing)?;
-    if let Some(wait) = query.wait()? {
-        found.settled(state.plane.workers(), wait).await;
+    let newest = state.desired.newest();
+    if newest.number.to_string() == number {
+        if let Some(wait) = query.wait()? {
+            newest.settled(state.plane.workers(), wait).await;
+        }
+        let mut body = newest.describe(state.plane.workers());
+        body["config"] = newest.document.to_json();
+        return Ok(tagged(json_response(&body), &newest.loaded.hash));
     }
-    let mut body = describe(&found, state.plane.workers());
-    body["config"] = found.document.to_json();
-    Ok(tagged(json_response(&body), &found.loaded.hash))
+    let found = state.desired.past().into_iter().find(|past| past.number.to_string() == number);
+    let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
+    let past = found.ok_or_else(missing)?;
+    let mut body = past.description.clone();
+    body["config"] = past.config();
+    Ok(tagged(json_response(&body), &past.hash))
 }
 
 /// What diagnostics call the text of a push.
@@ -233,42 +241,19 @@ async fn answer<P: DataPlane>(
         }
         Outcome::Unchanged(generation) => {
             generation.settled(workers, wait).await;
-            let mut body = describe(&generation, workers);
+            let mut body = generation.describe(workers);
             body["changed"] = json!([]);
             return Ok(tagged(json_response(&body), &generation.loaded.hash));
         }
         Outcome::Applied(generation) => generation,
     };
     generation.settled(workers, wait).await;
-    let body = json_response(&describe(&generation, workers));
+    let body = json_response(&generation.describe(workers));
     let response = tagged(body, &generation.loaded.hash);
     match generation.live() >= workers {
         true => Ok(response),
         false => Ok((StatusCode::ACCEPTED, response).into_response()),
     }
-}
-
-fn describe(generation: &Generation, workers: usize) -> Json {
-    let applied_at = generation.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    json!({
-        "generation": generation.number,
-        "etag": generation.loaded.hash,
-        "live": generation.live(),
-        "workers": workers,
-        "origin": generation.origin,
-        "applied_at_s": applied_at.as_secs_f64(),
-        "changed": changed(&generation.changes),
-        "warnings": list(&generation.loaded.warnings),
-    })
-}
-
-fn changed(changes: &[Change]) -> Json {
-    let one = |change: &Change| json!({ "path": change.path, "change": change.what.as_str() });
-    Json::from(changes.iter().map(one).collect::<Vec<_>>())
-}
-
-fn list(diagnostics: &Diagnostics) -> Json {
-    serde_json::from_str(&diagnostics.to_json()).unwrap_or_default()
 }
 
 fn tagged(mut response: Response, hash: &str) -> Response {
