@@ -153,7 +153,7 @@ impl Document {
 
     /// As it was written. Read again it is the same document.
     pub fn to_json(&self) -> Json {
-        json(&self.tree)
+        as_json(&self.tree)
     }
 
     /// With its `defaults` merged and every key that was left out and has a default.
@@ -165,7 +165,7 @@ impl Document {
     /// One named item as it was written, and the hash of it.
     pub fn item(&self, kind: Kind, name: &str) -> Option<(Json, String)> {
         let item = items(&self.tree, kind).iter().find(|item| name_of(item) == Some(name))?;
-        Some((json(item), fingerprint(item)))
+        Some((as_json(item), fingerprint(item)))
     }
 
     /// The document that a push of a whole config asks for: `self` is what runs, whose boot keys hold
@@ -248,6 +248,7 @@ impl Document {
         let mut tree = Node::clone(&self.tree);
         let mut sources = Sources::clone(&self.sources);
         let first = sources.adopt(&body.sources);
+        let mut seen = HashMap::new();
         for (key, value) in map(&body.tree, "a batch", &["put", "delete"], &mut report) {
             let kinds = Kind::ALL.map(Kind::as_str);
             for (kind, list) in map(value, "this", &kinds, &mut report) {
@@ -259,6 +260,14 @@ impl Document {
                 };
                 for (place, item) in list.iter().enumerate() {
                     let path = format!("{key}.{kind}[{place}]");
+                    let name = name_of(item).or(item.as_scalar().map(|name| name.text.as_str()));
+                    if let Some(first) = name.and_then(|name| seen.insert((kind, name), item.span))
+                    {
+                        let message = "a batch says one thing of each item, and this is its second";
+                        let problem = Problem::error(item.span, message).path(path);
+                        report.add(problem.related(first, "the first one"));
+                        continue;
+                    }
                     match key {
                         "put" => put_named(&mut tree, kind, item, first, path, &mut report),
                         _ => delete_named(&mut tree, kind, item, path, &mut report),
@@ -469,7 +478,8 @@ fn map<'n>(
     known
 }
 
-fn json(node: &Node) -> Json {
+/// As it was written: plain numbers and truth values are such, everything else is text.
+pub(crate) fn as_json(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Scalar(scalar) => match scalar.style {
@@ -479,9 +489,9 @@ fn json(node: &Node) -> Json {
                 .unwrap_or_else(|| Json::String(scalar.text.clone())),
             Style::Quoted | Style::Substituted => Json::String(scalar.text.clone()),
         },
-        Value::List(items) => Json::Array(items.iter().map(json).collect()),
+        Value::List(items) => Json::Array(items.iter().map(as_json).collect()),
         Value::Map(entries) => {
-            Json::Object(entries.iter().map(|e| (e.key.clone(), json(&e.value))).collect())
+            Json::Object(entries.iter().map(|e| (e.key.clone(), as_json(&e.value))).collect())
         }
     }
 }
@@ -514,6 +524,6 @@ fn effective_value(node: &Node, kind: &Shape) -> Json {
         (Shape::List(inner), Value::List(items)) => {
             Json::Array(items.iter().map(|item| effective_value(item, inner)).collect())
         }
-        _ => json(node),
+        _ => as_json(node),
     }
 }

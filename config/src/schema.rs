@@ -6,6 +6,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::config::CONFIG;
 use crate::definition::{Key, Kind, Object, Presence};
+use crate::document::as_json;
+use crate::reader::default_node;
 
 /// The schema of a whole config, of YAML, TOML and JSON alike.
 pub fn schema() -> Json {
@@ -66,7 +68,7 @@ fn property(key: &Key, part: Part) -> Json {
     let mut schema = value(&key.kind, part);
     schema["description"] = json!(key.about);
     if let Presence::Default(text) = key.presence {
-        schema["default"] = json!(text);
+        schema["default"] = as_json(&default_node(text));
     }
     schema
 }

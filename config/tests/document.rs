@@ -114,6 +114,11 @@ delete: { services: [shop] }",
         ("put: { services: [{ endpoints: [] }] }", "needs its `name`"),
         ("[]", "a config is a map"),
         ("delete: { services: [[]] }", "this is a name, not a list"),
+        ("delete: { services: [cart, cart] }", "and this is its second"),
+        (
+            "delete: { services: [cart] }\nput: { services: [{ name: cart }] }",
+            "and this is its second",
+        ),
     ] {
         let wrong = batch(body).err().unwrap_or_else(|| panic!("{body}"));
         assert!(wrong.to_string().contains(message), "{body}: {wrong}");

@@ -8,6 +8,9 @@ use config::{Document, Format};
 fn validator() -> jsonschema::Validator {
     let schema = config::schema();
     jsonschema::meta::validate(&schema).expect("a schema");
+    // What an editor puts in is a value, not the text of one.
+    assert_eq!(schema["properties"]["services"]["default"], serde_json::json!([]));
+    assert_eq!(schema["properties"]["version"]["default"], 1);
     jsonschema::validator_for(&schema).unwrap()
 }
 
