@@ -35,6 +35,15 @@ pub enum Source {
     Push,
 }
 
+/// Why the files are read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// Somebody said so.
+    Told,
+    /// They may have changed.
+    Changed,
+}
+
 /// What control starts with.
 pub struct Initial {
     pub document: Document,
@@ -89,6 +98,8 @@ struct Told {
     past: VecDeque<Arc<Past>>,
     /// The hash of what the files said when they were read last.
     file_hash: String,
+    /// What was wrong with the files when they were read last; empty if nothing was.
+    complaint: String,
     /// How many configs were refused.
     rejected: u64,
 }
@@ -220,7 +231,13 @@ impl Desired {
             saves_endpoints: AtomicBool::new(false),
             say,
             turn: Turn::new(()),
-            told: Mutex::new(Told { newest, past: VecDeque::new(), file_hash, rejected: 0 }),
+            told: Mutex::new(Told {
+                newest,
+                past: VecDeque::new(),
+                file_hash,
+                complaint: String::new(),
+                rejected: 0,
+            }),
             pushed: Pushed::default(),
         }
     }
@@ -268,6 +285,41 @@ impl Desired {
              ringside_config_unsaved {unsaved}\n"
         ));
         self.pushed.render(out);
+    }
+
+    /// The files whose changes are made live.
+    pub(crate) fn watched(&self) -> Option<&[PathBuf]> {
+        (self.source == Source::File && !self.files.is_empty()).then_some(&self.files[..])
+    }
+
+    /// What is live is what the files say.
+    fn heed(&self, file_hash: String) {
+        let mut told = self.told();
+        told.file_hash = file_hash;
+        told.complaint.clear();
+    }
+
+    /// Whether the files were good when the process began.
+    pub(crate) fn began_with_files(&self) -> bool {
+        !self.told().file_hash.is_empty()
+    }
+
+    fn refuse(&self, because: Because, why: String) {
+        let is_new = self.told().complaint != why;
+        if because == Because::Told || is_new {
+            self.told().rejected += 1;
+        }
+        self.complain(because, why);
+    }
+
+    fn complain(&self, because: Because, why: String) {
+        let mut told = self.told();
+        if because == Because::Changed && told.complaint == why {
+            return;
+        }
+        told.complaint = why.clone();
+        drop(told);
+        self.say(format_args!("reload: {why}"));
     }
 
     /// A generation takes the place of the newest, of which its text stays.
@@ -404,8 +456,9 @@ impl<P: DataPlane> State<P> {
         }
     }
 
-    /// Reads the files again, and makes live what is new in them. Says what came of it.
-    pub(crate) async fn reload(self: &Arc<Self>) {
+    /// Reads the files again, and makes live what is new in them. Says what came of it; where nobody
+    /// asked, not that nothing did, and nothing twice.
+    pub(crate) async fn reload(self: &Arc<Self>, because: Because) {
         let desired = &self.desired;
         if desired.source == Source::Push {
             return desired.say(format_args!(
@@ -413,36 +466,41 @@ impl<P: DataPlane> State<P> {
                  at start only"
             ));
         }
+        if because == Because::Changed && *self.phase.borrow() == Phase::Draining {
+            return;
+        }
         let files = desired.files.clone();
-        let read = tokio::task::spawn_blocking(move || Document::load(&files)).await;
+        let read = in_background(move || Document::load(&files)).await;
         let document = match read {
-            Ok(Ok(document)) => document,
-            Ok(Err(Failure::Invalid(diagnostics))) => {
-                desired.told().rejected += 1;
-                return desired.say(format_args!(
-                    "reload: the config is invalid, the old one stays\n{diagnostics}"
-                ));
+            Ok(document) => document,
+            Err(Failure::Invalid(found)) => {
+                let why = format!("the config is invalid, the old one stays\n{found}");
+                return desired.refuse(because, why);
             }
-            Ok(Err(unreadable)) => {
-                desired.told().rejected += 1;
-                return desired
-                    .say(format_args!("reload: {unreadable}; the config stays as it is"));
+            Err(unreadable) => {
+                return desired.refuse(because, format!("{unreadable}; the config stays as it is"));
             }
-            Err(panic) => return desired.say(format_args!("reload: {panic}")),
         };
         let hash = document.hash();
         if desired.told().file_hash == hash && *self.phase.borrow() != Phase::Draining {
             // A push lives until the files say something new.
-            return desired.say(format_args!("reload: nothing has changed"));
+            desired.told().complaint.clear();
+            if because == Because::Told {
+                desired.say(format_args!("reload: nothing has changed"));
+            }
+            return;
         }
         let terms = Terms { origin: "the files".to_owned(), if_match: None, dry_run: false };
         let outcome = self.change(terms, move |_| Ok(document)).await;
         match outcome {
             Ok(outcome) => {
-                desired.told().file_hash = hash;
+                desired.heed(hash);
                 self.say_outcome(&outcome).await;
             }
-            Err(denial) => desired.say(format_args!("reload: {denial}; the config stays as it is")),
+            // The change was counted as refused already.
+            Err(denial) => {
+                desired.complain(because, format!("{denial}; the config stays as it is"))
+            }
         }
     }
 

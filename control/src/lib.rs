@@ -48,6 +48,7 @@ mod pushed;
 mod state;
 mod state_dir;
 mod thread;
+mod watch;
 
 pub use access_log::{AccessLog, Output, Sink};
 pub use axum::http::Method;

@@ -16,11 +16,12 @@ use crate::api;
 use crate::auth::Guard;
 use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
-use crate::desired::{Desired, Initial};
+use crate::desired::{Because, Desired, Initial};
 use crate::listen::{Bound, Listen};
 use crate::phase::Phase;
 use crate::probes;
 use crate::state::State;
+use crate::watch::Watch;
 
 /// What to serve, and where.
 pub struct Options {
@@ -131,16 +132,37 @@ fn run<P: DataPlane>(
             loop {
                 reload.notified().await;
                 reloading(true);
-                state.reload().await;
+                state.reload(Because::Told).await;
                 reloading(false);
             }
         };
+        tokio::spawn(watch_files(state.clone()));
         tokio::select! {
             // An error is the drop of the sender, which means the same.
             _ = ended => {}
             () = reloads => {}
         }
     });
+}
+
+/// Reads the files again when they may have changed, if they have the last word.
+async fn watch_files<P: DataPlane>(state: Arc<State<P>>) {
+    let Some(files) = state.desired.watched() else { return };
+    match Watch::new(files) {
+        Ok(mut watch) => {
+            // They may have changed since they were read at start; what was wrong then was said.
+            if state.desired.began_with_files() {
+                state.reload(Because::Changed).await;
+            }
+            loop {
+                watch.changed().await;
+                state.reload(Because::Changed).await;
+            }
+        }
+        Err(error) => state.desired.say(format_args!(
+            "the config's folder is not watched, so a change needs a SIGHUP: {error}"
+        )),
+    }
 }
 
 impl Control {

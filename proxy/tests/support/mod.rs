@@ -55,8 +55,21 @@ impl Proxy {
         Proxy::start_so(command, io, config, &[])
     }
 
-    fn start_so(mut command: Command, io: &str, config: &str, arguments: &[&str]) -> Proxy {
-        let file = config_file(config);
+    /// The same, with the config that is at this path.
+    pub fn start_at(command: Command, path: &std::path::Path) -> Proxy {
+        Proxy::start_of(command, "auto", path.to_owned(), &[])
+    }
+
+    fn start_so(command: Command, io: &str, config: &str, arguments: &[&str]) -> Proxy {
+        Proxy::start_of(command, io, config_file(config), arguments)
+    }
+
+    fn start_of(
+        mut command: Command,
+        io: &str,
+        file: std::path::PathBuf,
+        arguments: &[&str],
+    ) -> Proxy {
         command.arg("run").arg("-c").arg(&file).args(["--io", io]).args(arguments);
         let mut child =
             command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("ringside starts");
