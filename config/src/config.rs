@@ -6,6 +6,7 @@ use crate::access_log::{ACCESS_LOG, AccessLog, access_log};
 use crate::address::Address;
 use crate::defaults::DEFAULTS;
 use crate::definition::{Key, Kind, Object};
+use crate::dns::{RESOLVER, Resolver, resolver};
 use crate::listener::{LISTENER, Listener, ListenerKind, listener};
 use crate::names::Names;
 use crate::overlap::warn_of_overlaps;
@@ -36,6 +37,7 @@ pub struct Config {
     pub state: State,
     pub limits: Limits,
     pub shutdown: Shutdown,
+    pub resolver: Resolver,
     /// `None`: `access_log: none`.
     pub access_log: Option<AccessLog>,
     pub listeners: Vec<Listener>,
@@ -57,6 +59,7 @@ impl Config {
             limits,
             access_log,
             shutdown: _,
+            resolver: _,
             listeners: _,
             services: _,
             routes: _,
@@ -98,7 +101,7 @@ pub(crate) const CONFIG: Object = Object {
         ),
         Key::default("limits", Kind::Object(&LIMITS), "{}", "Limits of the process."),
         Key::default("shutdown", Kind::Object(&SHUTDOWN), "{}", "What SIGTERM does."),
-        Key::not_yet("resolver"),
+        Key::default("resolver", Kind::Object(&RESOLVER), "{}", "Who is asked for names."),
         Key::not_yet("identities"),
         Key::not_yet("jwt_issuers"),
         Key::not_yet("rate_limits"),
@@ -170,6 +173,7 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
     let state = fields.find("state_dir", state_dir);
     let limits = fields.get("limits", limits);
     let shutdown = fields.get("shutdown", shutdown);
+    let resolver = fields.get("resolver", resolver);
     let access_log = fields.get("access_log", |tree, report| or_none(tree, report, access_log));
     let header_size_max = limits.as_ref().map(|limits| limits.header_size);
     let mut bound = Vec::new();
@@ -202,6 +206,7 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
         state: state?.unwrap_or(State::Usual),
         limits: limits?,
         shutdown: shutdown?,
+        resolver: resolver?,
         access_log: access_log?,
         listeners: listeners?,
         services: services?,

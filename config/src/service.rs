@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::address::{Address, endpoint_address};
 use crate::definition::{Key, Kind, Object, Words};
+use crate::dns::{DNS, Dns, dns};
 use crate::name::{Name, name};
 use crate::reader::{list, not_yet, or_none, word};
 use crate::report::{Problem, Report};
@@ -32,6 +33,8 @@ pub enum Source {
         /// So long after the start the process is not ready before there are some.
         wait_at_start: Duration,
     },
+    /// By asking for them, again and again.
+    Dns(Dns),
 }
 
 impl Source {
@@ -39,7 +42,7 @@ impl Source {
     pub fn endpoints(&self) -> &[Endpoint] {
         match self {
             Source::Endpoints(endpoints) => endpoints,
-            Source::Pushed { .. } => &[],
+            Source::Pushed { .. } | Source::Dns(_) => &[],
         }
     }
 }
@@ -88,7 +91,7 @@ pub(crate) const SERVICE: Object = Object {
             Kind::List(&Kind::Object(&ENDPOINT)),
             "Its replicas; at least one.",
         ),
-        Key::not_yet("dns"),
+        Key::optional("dns", Kind::Object(&DNS), "Its replicas are found by DNS."),
         Key::optional(
             "pushed",
             Kind::Object(&PUSHED),
@@ -155,16 +158,18 @@ pub(crate) fn service(node: &Node, report: &mut Report<'_>) -> Option<Service> {
     let name = fields.get("name", name);
     let protocol = fields.get("protocol", |node, report| word(node, report, &PROTOCOL));
     let endpoints = fields.find("endpoints", endpoints);
+    let dns = fields.find("dns", dns);
     let pushed = fields.find("pushed", pushed);
     let balance = fields.get("balance", balance);
     let pool = fields.get("pool", pool);
     let connect_timeout = fields.get("connect_timeout", limit_duration);
     protocol?;
-    let source = match (endpoints?, pushed?) {
-        (Some(endpoints), None) => Source::Endpoints(endpoints),
-        (None, Some(pushed)) => pushed,
+    let source = match (endpoints?, dns?, pushed?) {
+        (Some(endpoints), None, None) => Source::Endpoints(endpoints),
+        (None, Some(dns), None) => Source::Dns(dns),
+        (None, None, Some(pushed)) => pushed,
         // The choice was reported when the object was opened.
-        (None, None) | (Some(_), Some(_)) => return None,
+        _ => return None,
     };
     Some(Service {
         name: name?,

@@ -13,9 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::{Change, Diagnostics, Document, Failure, Format, Loaded};
 use serde_json::{Value as Json, json};
-use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, oneshot, watch};
+use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, Notify, oneshot, watch};
 
 use crate::data_plane::{Answer, DataPlane, Refusal};
+use crate::dns::Found;
 use crate::phase::Phase;
 use crate::pushed::Pushed;
 use crate::state::State;
@@ -89,6 +90,9 @@ pub(crate) struct Desired {
     told: Mutex<Told>,
     /// Endpoints that came by themselves.
     pub(crate) pushed: Pushed,
+    pub(crate) found: Found,
+    /// There is a new generation.
+    succeeded: Notify,
 }
 
 /// What the workers were told.
@@ -239,6 +243,8 @@ impl Desired {
                 rejected: 0,
             }),
             pushed: Pushed::default(),
+            found: Found::default(),
+            succeeded: Notify::new(),
         }
     }
 
@@ -284,7 +290,27 @@ impl Desired {
              # TYPE ringside_config_unsaved gauge\n\
              ringside_config_unsaved {unsaved}\n"
         ));
-        self.pushed.render(out);
+        self.render_updated(out);
+        self.found.render(out);
+    }
+
+    /// Appends when each set of endpoints came, as Prometheus text.
+    fn render_updated(&self, out: &mut String) {
+        let mut times = self.pushed.times();
+        times.extend(self.found.times());
+        if times.is_empty() {
+            return;
+        }
+        times.sort();
+        let name = "ringside_endpoint_set_updated_timestamp_seconds";
+        out.push_str(&format!(
+            "# HELP {name} When the service's endpoints were pushed or found last.\n\
+             # TYPE {name} gauge\n"
+        ));
+        for (service, at) in times {
+            let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            out.push_str(&format!("{name}{{service=\"{service}\"}} {at}\n"));
+        }
     }
 
     /// The files whose changes are made live.
@@ -339,6 +365,13 @@ impl Desired {
             let Some(gone) = told.past.pop_front() else { break };
             bytes -= gone.text.len();
         }
+        drop(told);
+        self.succeeded.notify_one();
+    }
+
+    /// Waits for the next generation; for one listener.
+    pub(crate) async fn changed(&self) {
+        self.succeeded.notified().await;
     }
 
     pub(crate) fn say(&self, fact: fmt::Arguments<'_>) {
@@ -433,6 +466,7 @@ impl<P: DataPlane> State<P> {
             live,
         });
         self.desired.pushed.retain(&generation.loaded.config);
+        self.desired.found.retain(&generation.loaded.config);
         self.desired.succeed(generation.clone(), self.plane.workers());
         Ok(Outcome::Applied(generation))
     }

@@ -1,10 +1,10 @@
 //! The control thread of ringside: everything that is not the data path.
 //!
-//! [`start`] puts one tokio `current_thread` runtime on a thread of its own. In this first cut it
-//! serves two listeners:
+//! [`start`] puts one tokio `current_thread` runtime on a thread of its own. It watches the config's
+//! folders, asks DNS for services that are found by it, and serves two listeners:
 //!
-//! - **admin** (a Unix socket of mode 0600, or loopback TCP): `/livez`, `/readyz`, `/metrics` and
-//!   `/version`;
+//! - **admin** (a Unix socket of mode 0600, or loopback TCP): the REST interface, and what the probes
+//!   say;
 //! - **probes** (TCP, for the kubelet and Prometheus): `/livez`, `/readyz` and `/metrics`, nothing
 //!   else, without a token.
 //!
@@ -38,6 +38,7 @@ mod client;
 mod connection;
 mod data_plane;
 mod desired;
+mod dns;
 mod host;
 mod listen;
 mod phase;

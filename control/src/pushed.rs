@@ -1,8 +1,8 @@
 //! Endpoints that are pushed: which version of each service's set is live, and what a push makes of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use config::{Config, Endpoint, EndpointChange, EndpointPush, Source};
 use serde_json::{Value as Json, json};
@@ -29,8 +29,8 @@ pub(crate) struct Set {
 pub(crate) enum Refused {
     /// There is no service of this name.
     NoService(String),
-    /// Its endpoints come from elsewhere.
-    NotPushed(String),
+    /// Its endpoints come from elsewhere, from where.
+    NotPushed(String, &'static str),
     /// This version is live already, or a higher one.
     Stale { service: String, live: u64 },
     /// An edit of what was never there.
@@ -51,7 +51,10 @@ impl Pushed {
             let service = config.services.iter().find(|service| *service.name == *name);
             match service.map(|service| &service.source) {
                 None => return Err(Refused::NoService(name)),
-                Some(Source::Endpoints(_)) => return Err(Refused::NotPushed(name)),
+                Some(Source::Endpoints(_)) => {
+                    return Err(Refused::NotPushed(name, "are in the config"));
+                }
+                Some(Source::Dns(_)) => return Err(Refused::NotPushed(name, "come by DNS")),
                 Some(Source::Pushed { .. }) => {}
             }
             let live = sets.get(&name);
@@ -91,11 +94,9 @@ impl Pushed {
 
     /// Forgets the sets of services that are not there any more, or not pushed.
     pub(crate) fn retain(&self, config: &Config) {
-        self.sets().retain(|name, _| {
-            let mut pushed =
-                config.services.iter().filter(|s| matches!(s.source, Source::Pushed { .. }));
-            pushed.any(|service| *service.name == **name)
-        });
+        let pushed = config.services.iter().filter(|s| matches!(s.source, Source::Pushed { .. }));
+        let pushed: HashSet<&str> = pushed.map(|service| service.name.as_str()).collect();
+        self.sets().retain(|name, _| pushed.contains(&**name));
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Set> {
@@ -110,7 +111,7 @@ impl Pushed {
             Source::Pushed { wait_at_start } => {
                 age < wait_at_start && !sets.contains_key(&*service.name)
             }
-            Source::Endpoints(_) => false,
+            Source::Endpoints(_) | Source::Dns(_) => false,
         });
         missing.next().map(|service| service.name.to_string())
     }
@@ -132,22 +133,9 @@ impl Pushed {
         Json::Object(sets.collect())
     }
 
-    /// Appends when each set came, as Prometheus text.
-    pub(crate) fn render(&self, out: &mut String) {
-        let sets = self.sets();
-        if sets.is_empty() {
-            return;
-        }
-        let name = "ringside_endpoint_set_updated_timestamp_seconds";
-        out.push_str(&format!(
-            "# HELP {name} When the service's endpoints were pushed last.\n# TYPE {name} gauge\n"
-        ));
-        let mut sorted: Vec<_> = sets.iter().collect();
-        sorted.sort_by_key(|(service, _)| service.as_str());
-        for (service, set) in sorted {
-            let at = set.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-            out.push_str(&format!("{name}{{service=\"{service}\"}} {at}\n"));
-        }
+    /// When each set came.
+    pub(crate) fn times(&self) -> Vec<(String, SystemTime)> {
+        self.sets().iter().map(|(name, set)| (name.clone(), set.at)).collect()
     }
 
     fn sets(&self) -> MutexGuard<'_, HashMap<String, Set>> {

@@ -93,6 +93,20 @@ impl<P: DataPlane> State<P> {
         }
     }
 
+    /// Tells every worker of new endpoints, by service. What comes back counts the workers that have
+    /// them.
+    pub(crate) fn tell_endpoints(
+        self: &Arc<Self>,
+        sets: &[(String, Vec<config::Endpoint>)],
+    ) -> Result<watch::Receiver<usize>, String> {
+        let workers = 0..self.plane.workers();
+        let (answers, heard): (Vec<_>, Vec<_>) = workers.map(|_| oneshot::channel()).unzip();
+        self.plane.apply_endpoints(sets, answers.into_iter().map(Answer).collect())?;
+        let (count, live) = watch::channel(0);
+        tokio::spawn(self.clone().count(heard, count));
+        Ok(live)
+    }
+
     /// Writes pushed endpoints down within a second: pushes may come a hundred times in one.
     pub(crate) fn save_endpoints_soon(self: &Arc<Self>) {
         if self.desired.state_dir.is_none()

@@ -17,6 +17,7 @@ use crate::auth::Guard;
 use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
 use crate::desired::{Because, Desired, Initial};
+use crate::dns;
 use crate::listen::{Bound, Listen};
 use crate::phase::Phase;
 use crate::probes;
@@ -137,6 +138,7 @@ fn run<P: DataPlane>(
             }
         };
         tokio::spawn(watch_files(state.clone()));
+        tokio::spawn(dns::follow(state.clone()));
         tokio::select! {
             // An error is the drop of the sender, which means the same.
             _ = ended => {}

@@ -145,11 +145,21 @@ pub struct Service {
     pub name: Box<str>,
     pub id: ServiceId,
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// They come over REST, and outlive the config that they came to.
-    pub is_pushed: bool,
+    pub discovery: Discovery,
     pub policy: Policy,
     pub pool: config::Pool,
     pub connect_timeout: Duration,
+}
+
+/// Where a service's endpoints come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// From the config.
+    Static,
+    /// Over REST; they outlive the config that they came to.
+    Pushed,
+    /// What was there before holds until DNS has answered.
+    Dns,
 }
 
 /// One replica.
@@ -185,8 +195,8 @@ impl Plan {
         let known: HashMap<&str, &Arc<Service>> = known.map(|old| (&*old.name, old)).collect();
         let services = config.services.iter().map(|service| {
             let mut service = compile_service(service, &mut names);
-            if let Some(old) = known.get(&*service.name).filter(|old| old.is_pushed)
-                && service.is_pushed
+            if let Some(old) = known.get(&*service.name)
+                && service.discovery.keeps(old.discovery)
             {
                 service.endpoints = old.endpoints.clone();
             }
@@ -216,14 +226,28 @@ impl Plan {
 }
 
 impl Plan {
-    /// The same plan with other endpoints of one service, by its index.
-    pub fn with_endpoints(&self, service: usize, endpoints: &[config::Endpoint]) -> Arc<Plan> {
+    /// The same plan with other endpoints of some services, by their names.
+    ///
+    /// # Errors
+    /// The name of which there is no service.
+    pub fn with_endpoints(
+        &self,
+        sets: &[(String, Vec<config::Endpoint>)],
+    ) -> Result<Arc<Plan>, String> {
         let mut plan = self.clone();
-        let endpoints = endpoints.iter().map(|endpoint| Arc::new(compile_endpoint(endpoint)));
-        let changed =
-            Service { endpoints: endpoints.collect(), ..(*plan.services[service]).clone() };
-        plan.services[service] = Arc::new(changed);
-        Arc::new(plan)
+        let mut sets: HashMap<&str, &[config::Endpoint]> =
+            sets.iter().map(|(name, endpoints)| (&**name, &**endpoints)).collect();
+        for service in &mut plan.services {
+            if let Some(endpoints) = sets.remove(&*service.name) {
+                let endpoints = endpoints.iter().map(|one| Arc::new(compile_endpoint(one)));
+                let endpoints = endpoints.collect();
+                *service = Arc::new(Service { endpoints, ..(**service).clone() });
+            }
+        }
+        match sets.into_keys().next() {
+            Some(unknown) => Err(unknown.to_owned()),
+            None => Ok(Arc::new(plan)),
+        }
     }
 
     /// The listener with this number, if this plan has it.
@@ -235,6 +259,17 @@ impl Plan {
     /// and what arrived on each may be on its way out of the other too.
     pub fn stream_buffer(&self) -> u32 {
         u32::try_from(self.limits.connection_buffer / 4).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl Discovery {
+    /// Whether endpoints stay that came to the service before by `old`.
+    fn keeps(self, old: Discovery) -> bool {
+        match self {
+            Discovery::Static => false,
+            Discovery::Pushed => old == Discovery::Pushed,
+            Discovery::Dns => true,
+        }
     }
 }
 
@@ -375,7 +410,11 @@ fn compile_service(service: &config::Service, names: &mut Names) -> Service {
         name: service.name.as_str().into(),
         id: names.service(service.name.as_str()),
         endpoints: endpoints.collect(),
-        is_pushed: matches!(service.source, config::Source::Pushed { .. }),
+        discovery: match service.source {
+            config::Source::Endpoints(_) => Discovery::Static,
+            config::Source::Pushed { .. } => Discovery::Pushed,
+            config::Source::Dns(_) => Discovery::Dns,
+        },
         policy: match service.balance {
             config::Balance::RoundRobin => Policy::RoundRobin,
             config::Balance::LeastRequest => Policy::LeastRequest,

@@ -216,12 +216,8 @@ impl DataPlane for Plane {
         answers: Vec<Answer<()>>,
     ) -> Result<(), String> {
         let mut live = lock(&self.live);
-        let mut plan = live.plan.clone();
-        for (name, endpoints) in services {
-            let place = plan.services.iter().position(|service| *service.name == **name);
-            let place = place.ok_or_else(|| format!("there is no service {name}"))?;
-            plan = plan.with_endpoints(place, endpoints);
-        }
+        let plan = live.plan.with_endpoints(services);
+        let plan = plan.map_err(|name| format!("there is no service {name}"))?;
         let sockets = live.sockets.clone();
         self.tell(&mut live, plan, sockets, answers);
         Ok(())

@@ -61,6 +61,7 @@ fn tokio_and_serialisation_stay_where_they_belong() {
             let dependency = dependency["name"].as_str().unwrap().to_owned();
             let homes: &[&str] = match dependency.as_str() {
                 "tokio" | "axum" | "hyper" | "tracing" => &["control", "loadtest", "benches"],
+                "hickory-resolver" => &["control"],
                 "granit-parser" | "serde-saphyr" | "toml" => &["config"],
                 "io-uring" => &["reactor", "loadtest", "benches"],
                 _ => continue,

@@ -248,7 +248,12 @@ fn editions(sim: &mut Simulation, loaded: &config::Loaded, plan: &Arc<Plan>) -> 
     let fronts: Vec<_> =
         plan.listeners.iter().map(|listener| sim.bind(&listener.address).unwrap()).collect();
     let edition = |plan| Edition { plan, fronts: fronts.clone() };
-    let endpoints = loaded.config.services[1].source.endpoints();
+    let service = &loaded.config.services[1];
+    let endpoints = service.source.endpoints();
+    let only = |endpoints: &[config::Endpoint]| {
+        let set = (service.name.to_string(), endpoints.to_vec());
+        plan.with_endpoints(&[set]).unwrap()
+    };
     let other = |edit: &dyn Fn(&mut config::Config)| {
         let mut config = loaded.config.clone();
         edit(&mut config);
@@ -261,8 +266,8 @@ fn editions(sim: &mut Simulation, loaded: &config::Loaded, plan: &Arc<Plan>) -> 
     let front = front.expect("a valid config").config;
     vec![
         edition(plan.clone()),
-        edition(plan.with_endpoints(1, &endpoints[..1])),
-        edition(plan.with_endpoints(1, &endpoints[1..])),
+        edition(only(&endpoints[..1])),
+        edition(only(&endpoints[1..])),
         edition(other(&|config| config.routes = renamed.routes.clone())),
         edition(other(&|config| config.listeners = front.listeners.clone())),
         Edition {

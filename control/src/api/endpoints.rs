@@ -8,12 +8,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use config::{Diagnostics, EndpointPush, Source};
 use serde_json::{Value as Json, json};
-use tokio::sync::{oneshot, watch};
 
 use super::body::{Query, Text, expect_json};
 use super::{Shared, json_response};
 use crate::auth::Caller;
-use crate::data_plane::{Answer, DataPlane};
+use crate::data_plane::DataPlane;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::pushed::Refused;
@@ -82,6 +81,17 @@ pub(super) async fn services<P: DataPlane>(extract::State(state): Shared<P>) -> 
                 "age_s": age.map(|age| age.as_secs_f64()),
             })
         }
+        Source::Dns(_) => {
+            let found = state.desired.found.get(&service.name);
+            let age = found.as_ref().and_then(|found| found.at?.elapsed().ok());
+            json!({
+                "name": &*service.name,
+                "source": "dns",
+                "endpoints": found.as_ref().map_or(0, |found| found.endpoints.len()),
+                "age_s": age.map(|age| age.as_secs_f64()),
+                "failure": found.and_then(|found| found.failure),
+            })
+        }
     };
     json_response(&Json::from(services.map(one).collect::<Vec<_>>()))
 }
@@ -92,9 +102,11 @@ pub(super) async fn endpoints<P: DataPlane>(extract::State(state): Shared<P>) ->
     let mut list = Vec::new();
     for service in &newest.loaded.config.services {
         let pushed = state.desired.pushed.get(&service.name);
-        let endpoints = match &pushed {
-            Some(set) => &set.endpoints[..],
-            None => service.source.endpoints(),
+        let found = state.desired.found.get(&service.name);
+        let endpoints = match (&pushed, &found) {
+            (Some(set), _) => &set.endpoints[..],
+            (None, Some(found)) => &found.endpoints[..],
+            (None, None) => service.source.endpoints(),
         };
         list.extend(endpoints.iter().map(|endpoint| {
             json!({
@@ -126,16 +138,11 @@ async fn apply<P: DataPlane>(
         let body = json!({ "changed": [], "live": workers, "workers": workers });
         return Ok(json_response(&body));
     }
-    let (answers, heard): (Vec<_>, Vec<_>) = (0..workers).map(|_| oneshot::channel()).unzip();
     let sets: Vec<_> =
         accepted.iter().map(|(name, set)| (name.clone(), set.endpoints.clone())).collect();
-    let answers = answers.into_iter().map(Answer).collect();
-    state
-        .plane
-        .apply_endpoints(&sets, answers)
+    let mut live = state
+        .tell_endpoints(&sets)
         .map_err(|why| Problem::new(StatusCode::NOT_FOUND, "not_found", why))?;
-    let (count, mut live) = watch::channel(0);
-    tokio::spawn(state.clone().count(heard, count));
     let changed: Vec<Json> = accepted
         .iter()
         .map(|(name, set)| {
@@ -181,10 +188,10 @@ fn problem(refused: &Refused) -> Problem {
             "not_found",
             format!("there is no service {name}; GET /v1/services lists them"),
         ),
-        Refused::NotPushed(name) => Problem::new(
+        Refused::NotPushed(name, whence) => Problem::new(
             StatusCode::CONFLICT,
             "not_pushed",
-            format!("the endpoints of {name} are in the config; give it `pushed: {{}}` instead"),
+            format!("the endpoints of {name} {whence}; give it `pushed: {{}}` instead"),
         ),
         Refused::Stale { service, live } => Problem::new(
             StatusCode::CONFLICT,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::{Cause, Lack, Shortage};
-use crate::plan::Service;
+use crate::plan::{Discovery, Service};
 use crate::telemetry::names::ServiceId;
 use crate::upstream::Upstream;
 use crate::upstream::service::{Replica, ServiceState};
@@ -21,7 +21,11 @@ impl Attempt {
     pub fn begin(worker: &Worker, service: &Arc<Service>) -> Result<Attempt, Cause> {
         let state = worker.upstreams.state(worker, service);
         let picked = state.start(&mut || worker.reactor.random());
-        let lack = if service.is_pushed { Lack::NeverPushed } else { Lack::Empty };
+        let lack = match service.discovery {
+            Discovery::Static => Lack::Empty,
+            Discovery::Pushed => Lack::NeverPushed,
+            Discovery::Dns => Lack::DnsFailed,
+        };
         let replica = picked.ok_or(Cause::NoEndpoint(lack))?;
         Ok(Attempt { state, replica })
     }

@@ -1,0 +1,163 @@
+//! What DNS said last of each service.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use config::{Config, Dns, Endpoint, Source};
+
+/// The endpoints of a service, or in words why there are none.
+pub(super) type Heard = Result<Vec<Endpoint>, String>;
+
+/// What was found, by service.
+#[derive(Default)]
+pub(crate) struct Found {
+    services: Mutex<HashMap<String, Answered>>,
+}
+
+/// What is known of one service.
+#[derive(Clone)]
+pub(crate) struct Answered {
+    question: Dns,
+    /// The last good answer; sorted by address.
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// When that came; `None` if none did.
+    pub(crate) at: Option<SystemTime>,
+    /// What was wrong with the last answer.
+    pub(crate) failure: Option<String>,
+    succeeded: u64,
+    failed: u64,
+}
+
+/// What follows from an answer.
+pub(super) struct Follows {
+    /// These have to become live.
+    pub(super) endpoints: Option<Vec<Endpoint>>,
+    /// Somebody should know.
+    pub(super) say: Option<String>,
+}
+
+impl Found {
+    /// Takes an answer in.
+    pub(super) fn hear(&self, service: &str, question: &Dns, heard: Heard) -> Follows {
+        let mut services = self.services();
+        let known = services.get(service).filter(|known| known.question == *question);
+        let is_first = known.is_none();
+        if is_first {
+            let new = Answered {
+                question: question.clone(),
+                endpoints: Vec::new(),
+                at: None,
+                failure: None,
+                succeeded: 0,
+                failed: 0,
+            };
+            services.insert(service.to_owned(), new);
+        }
+        let known = services.get_mut(service).expect("it was put there");
+        match heard {
+            Ok(endpoints) => {
+                known.succeeded += 1;
+                known.at = Some(SystemTime::now());
+                let is_back = known.failure.take().is_some();
+                let count = endpoints.len();
+                let changes = is_first || endpoints != known.endpoints;
+                if changes {
+                    known.endpoints.clone_from(&endpoints);
+                }
+                Follows {
+                    endpoints: changes.then_some(endpoints),
+                    say: is_back.then(|| format!("it is found again, with {count} endpoints")),
+                }
+            }
+            Err(why) => {
+                known.failed += 1;
+                let kept = known.endpoints.len();
+                let say = (known.failure.as_ref() != Some(&why)).then(|| match kept {
+                    0 => format!("{why}; it has no endpoint"),
+                    _ => format!("{why}; the {kept} endpoints that were found before stay"),
+                });
+                known.failure = Some(why);
+                // What an earlier question found is no answer to this one.
+                Follows { endpoints: is_first.then(Vec::new), say }
+            }
+        }
+    }
+
+    /// What is known of a service.
+    pub(crate) fn get(&self, service: &str) -> Option<Answered> {
+        self.services().get(service).cloned()
+    }
+
+    /// Forgets services that are not there any more, or not found by DNS.
+    pub(crate) fn retain(&self, config: &Config) {
+        let mut services = self.services();
+        if services.is_empty() {
+            return;
+        }
+        let found = config.services.iter().filter(|s| matches!(s.source, Source::Dns(_)));
+        let found: HashSet<&str> = found.map(|service| service.name.as_str()).collect();
+        services.retain(|name, _| found.contains(&**name));
+    }
+
+    /// When each service was found last.
+    pub(crate) fn times(&self) -> Vec<(String, SystemTime)> {
+        let services = self.services();
+        services.iter().filter_map(|(name, known)| Some((name.clone(), known.at?))).collect()
+    }
+
+    /// Appends how often each was asked for, as Prometheus text.
+    pub(crate) fn render(&self, out: &mut String) {
+        let services = self.services();
+        if services.is_empty() {
+            return;
+        }
+        let name = "ringside_dns_lookups_total";
+        out.push_str(&format!(
+            "# HELP {name} Questions to DNS, by how they ended.\n# TYPE {name} counter\n"
+        ));
+        let mut sorted: Vec<_> = services.iter().collect();
+        sorted.sort_by_key(|(service, _)| service.as_str());
+        for (service, known) in sorted {
+            for (result, count) in [("found", known.succeeded), ("failed", known.failed)] {
+                let labels = format!("service=\"{service}\",result=\"{result}\"");
+                out.push_str(&format!("{name}{{{labels}}} {count}\n"));
+            }
+        }
+    }
+
+    fn services(&self) -> MutexGuard<'_, HashMap<String, Answered>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_good_answer_stays_until_there_is_a_better_one() {
+        let found = Found::default();
+        let question = Dns::Srv { name: "_http._tcp.a".to_owned() };
+        let address = "127.0.0.1:1".parse().unwrap();
+        let endpoints = vec![Endpoint { address, weight: 1 }];
+        let hear = |heard: Result<&[Endpoint], &str>| {
+            let heard = heard.map(<[_]>::to_vec).map_err(str::to_owned);
+            let follows = found.hear("a", &question, heard);
+            (follows.endpoints, follows.say)
+        };
+        let (set, said) = hear(Err("SERVFAIL"));
+        assert_eq!(set, Some(Vec::new()), "what was live before was for another question");
+        assert_eq!(said.unwrap(), "SERVFAIL; it has no endpoint");
+        assert_eq!(hear(Err("SERVFAIL")), (None, None), "not said twice");
+        let (set, said) = hear(Ok(&endpoints));
+        assert_eq!(set, Some(endpoints.clone()));
+        assert_eq!(said.unwrap(), "it is found again, with 1 endpoints");
+        let at = found.get("a").unwrap().at.unwrap();
+        let (set, said) = hear(Err("no answer"));
+        assert_eq!(set, None);
+        assert_eq!(said.unwrap(), "no answer; the 1 endpoints that were found before stay");
+        assert_eq!(found.get("a").unwrap().at, Some(at), "its age is that of the answer");
+        assert_eq!(hear(Ok(&endpoints)).0, None, "the workers have it");
+    }
+}

@@ -1,0 +1,268 @@
+//! One question to DNS, from its name to endpoints.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::{Address, Dns, Endpoint};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// For one try at one server; there are two tries.
+const TRY_WITHIN: Duration = Duration::from_secs(2);
+/// For all that one answer takes: a search list, a second server, the targets of SRV records.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// The targets of SRV records that are looked up.
+const TARGETS_MAX: usize = 1_000;
+
+/// Whom to ask. Keeps no answer: those who ask know how long theirs counts.
+#[derive(Clone)]
+pub(super) struct Client {
+    resolver: Arc<TokioResolver>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no such name.
+    NoName(String),
+    /// It has no records of this kind.
+    NoRecords {
+        name: String,
+        kind: &'static str,
+    },
+    /// The server says that it cannot tell.
+    Refused {
+        name: String,
+        code: String,
+    },
+    NoAnswer(String),
+    /// Neither is there a server to ask.
+    NoServer(String),
+    Other {
+        name: String,
+        why: String,
+    },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::NoName(name) => write!(f, "NXDOMAIN: there is no name {name}"),
+            Failure::NoRecords { name, kind } => write!(f, "{name} has no {kind} record"),
+            Failure::Refused { name, code } => write!(f, "{name}: the DNS server says {code}"),
+            Failure::NoAnswer(name) => write!(f, "{name}: no DNS server answers"),
+            Failure::NoServer(why) => {
+                write!(f, "no DNS server is known: {why}; name some in `resolver: {{ servers }}`")
+            }
+            Failure::Other { name, why } => write!(f, "{name}: {why}"),
+        }
+    }
+}
+
+/// What was found, and how long it counts.
+type Answer<T> = Result<(T, Duration), Failure>;
+
+impl Client {
+    pub(super) fn new(resolver: &config::Resolver) -> Result<Client, Failure> {
+        let (servers, mut options) = match &resolver.servers[..] {
+            [] => read_system_conf().map_err(|error| Failure::NoServer(error.to_string()))?,
+            servers => {
+                let servers = servers.iter().map(|server| {
+                    let mut one = NameServerConfig::udp_and_tcp(server.ip());
+                    one.connections.iter_mut().for_each(|way| way.port = server.port());
+                    one
+                });
+                let servers = ResolverConfig::from_name_servers(servers.collect());
+                (servers, ResolverOpts::default())
+            }
+        };
+        options.timeout = TRY_WITHIN;
+        options.attempts = 2;
+        options.cache_size = 0;
+        options.max_active_requests = 4096;
+        let provider = TokioRuntimeProvider::default();
+        let builder = TokioResolver::builder_with_config(servers, provider).with_options(options);
+        let resolver = builder.build().map_err(|error| Failure::NoServer(error.to_string()))?;
+        Ok(Client { resolver: Arc::new(resolver) })
+    }
+
+    /// The endpoints that the records say, sorted by address; never empty.
+    pub(super) async fn ask(&self, question: &Dns) -> Answer<Vec<Endpoint>> {
+        let (Dns::Host { name, .. } | Dns::Srv { name }) = question;
+        let answered = async {
+            match question {
+                Dns::Host { name, port } => {
+                    let (ips, ttl) = self.addresses(name).await?;
+                    let addresses = ips.into_iter().map(|ip| (SocketAddr::new(ip, *port), 1));
+                    Ok((endpoints(addresses), ttl))
+                }
+                Dns::Srv { name } => self.service(name).await,
+            }
+        };
+        let late = |_| Err(Failure::NoAnswer(name.clone()));
+        timeout(ANSWER_WITHIN, answered).await.unwrap_or_else(late)
+    }
+
+    /// A and AAAA records: both are asked for, and one that fails does not take the other along.
+    async fn addresses(&self, name: &str) -> Answer<Vec<IpAddr>> {
+        let (a, aaaa) = tokio::join!(
+            self.resolver.lookup(name, RecordType::A),
+            self.resolver.lookup(name, RecordType::AAAA),
+        );
+        let (lookups, failures): (Vec<_>, Vec<_>) = [a, aaaa].into_iter().partition(Result::is_ok);
+        let lookups: Vec<Lookup> = lookups.into_iter().flatten().collect();
+        let ips = lookups.iter().flat_map(|lookup| lookup.answers()).filter_map(|r| ip(&r.data));
+        let ips = with_a_way(ips.collect());
+        if ips.is_empty() {
+            let failures = failures.into_iter().filter_map(Result::err);
+            let failures = failures.map(|error| failure(name, "A or AAAA", &error));
+            // That there is none says less than that something is broken.
+            let worst = failures.max_by_key(|failure| match failure {
+                Failure::NoRecords { .. } => 0,
+                Failure::NoName(_) => 1,
+                _ => 2,
+            });
+            let none = || Failure::NoRecords { name: name.to_owned(), kind: "A or AAAA" };
+            return Err(worst.unwrap_or_else(none));
+        }
+        Ok((ips, lookups.iter().map(ttl).min().unwrap_or_default()))
+    }
+
+    /// SRV records of the lowest priority number, and where their targets are.
+    async fn service(&self, name: &str) -> Answer<Vec<Endpoint>> {
+        let none = || Failure::NoRecords { name: name.to_owned(), kind: "SRV" };
+        let lookup = self.resolver.lookup(name, RecordType::SRV).await;
+        let lookup = lookup.map_err(|error| failure(name, "SRV", &error))?;
+        let records = lookup.answers().iter().filter_map(|record| match &record.data {
+            // The root as a target says that there is no such service (RFC 2782).
+            RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(srv),
+            _ => None,
+        });
+        let mut records: Vec<&SRV> = records.collect();
+        let first = records.iter().map(|srv| srv.priority).min().ok_or_else(none)?;
+        records.retain(|srv| srv.priority == first);
+        records.truncate(TARGETS_MAX);
+        let mut counts = ttl(&lookup);
+        let mut places: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
+        for record in lookup.additionals() {
+            if let Some(ip) = ip(&record.data) {
+                counts = counts.min(Duration::from_secs(record.ttl.into()));
+                places.entry(&record.name).or_default().push(ip);
+            }
+        }
+        let mut asked = JoinSet::new();
+        for srv in &records {
+            if !places.contains_key(&srv.target) {
+                let (client, target) = (self.clone(), srv.target.clone());
+                places.insert(&srv.target, Vec::new());
+                asked.spawn(async move {
+                    let found = client.addresses(&target.to_string()).await;
+                    (target, found)
+                });
+            }
+        }
+        while let Some(answered) = asked.join_next().await {
+            let Ok((target, found)) = answered else { continue };
+            match found {
+                Ok((ips, ttl)) => {
+                    counts = counts.min(ttl);
+                    places.entry(&target_of(&records, &target).target).or_default().extend(ips);
+                }
+                // A target that is gone is no replica; one that cannot be told may be.
+                Err(Failure::NoName(_) | Failure::NoRecords { .. }) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let addresses = records.iter().flat_map(|srv| {
+            let ips = with_a_way(places.get(&srv.target).cloned().unwrap_or_default());
+            let weight = u32::from(srv.weight).max(1);
+            ips.into_iter().map(move |ip| (SocketAddr::new(ip, srv.port), weight))
+        });
+        let endpoints = endpoints(addresses);
+        if endpoints.is_empty() {
+            return Err(Failure::NoRecords { name: name.to_owned(), kind: "A or AAAA" });
+        }
+        Ok((endpoints, counts))
+    }
+}
+
+fn target_of<'r>(records: &[&'r SRV], target: &Name) -> &'r SRV {
+    records.iter().find(|srv| srv.target == *target).expect("it was asked for because it is here")
+}
+
+/// Each address once, in order.
+fn endpoints(addresses: impl Iterator<Item = (SocketAddr, u32)>) -> Vec<Endpoint> {
+    let addresses: BTreeMap<SocketAddr, u32> = addresses.collect();
+    let endpoint = |(address, weight)| Endpoint { address: Address::Ip(address), weight };
+    addresses.into_iter().map(endpoint).collect()
+}
+
+fn ip(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(a) => Some(IpAddr::V4(a.0)),
+        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+        _ => None,
+    }
+}
+
+/// The smallest TTL of all records, those of aliases too.
+fn ttl(lookup: &Lookup) -> Duration {
+    let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or_default();
+    Duration::from_secs(ttl.into())
+}
+
+/// Leaves addresses of a family out that this machine has no route to, if there are others: as
+/// getaddrinfo does it (`AI_ADDRCONFIG`).
+fn with_a_way(ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first = |is_v4: bool| ips.iter().find(|ip| ip.is_ipv4() == is_v4);
+    let (Some(v4), Some(v6)) = (first(true), first(false)) else { return ips };
+    let (v4, v6) = (has_route(*v4), has_route(*v6));
+    ips.into_iter().filter(|ip| v4 == v6 || if ip.is_ipv4() { v4 } else { v6 }).collect()
+}
+
+/// A connected UDP socket sends nothing, but has to have a way.
+fn has_route(ip: IpAddr) -> bool {
+    let any: SocketAddr = match ip {
+        IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        IpAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    UdpSocket::bind(any).and_then(|socket| socket.connect((ip, 9))).is_ok()
+}
+
+fn failure(name: &str, kind: &'static str, error: &NetError) -> Failure {
+    let name = name.to_owned();
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => Failure::NoName(name),
+            ResponseCode::NoError => Failure::NoRecords { name, kind },
+            code => Failure::Refused { name, code: code_name(code) },
+        },
+        NetError::Dns(DnsError::ResponseCode(code)) => {
+            Failure::Refused { name, code: code_name(*code) }
+        }
+        NetError::Timeout => Failure::NoAnswer(name),
+        NetError::NoConnections => Failure::NoAnswer(name),
+        other => Failure::Other { name, why: other.to_string() },
+    }
+}
+
+/// As `dig` spells it.
+fn code_name(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,176 @@
+//! Services that are found by DNS: one task for each, that asks, tells what it heard, and sleeps for
+//! as long as the answer counts.
+//!
+//! Nobody waits for an answer: a service that has none yet has no endpoint. One that failed leaves
+//! what was there before, and its age is a metric. What many hear at once becomes live at once.
+
+mod found;
+mod lookup;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::{Dns, Resolver, Source};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+pub(crate) use self::found::Found;
+use self::found::Heard;
+use self::lookup::{Client, Failure};
+use crate::data_plane::DataPlane;
+use crate::state::State;
+
+/// So many names are asked for at a time.
+const AT_ONCE: usize = 64;
+/// So many answers become live together.
+const TOGETHER: usize = 1024;
+/// The pause after the first failure; each further one doubles it, up to the other.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Asks for a service until it is dropped.
+struct Asking {
+    question: Dns,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a task heard.
+struct News {
+    service: String,
+    question: Dns,
+    heard: Heard,
+}
+
+/// Keeps the endpoints of all services that are found by DNS as they ought to be.
+pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
+    let (tell, mut told) = mpsc::channel(TOGETHER);
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let mut asking: HashMap<String, Asking> = HashMap::new();
+    let mut client: Option<(Resolver, Result<Client, Failure>)> = None;
+    let mut generation = 0;
+    let mut news = Vec::new();
+    loop {
+        let newest = state.desired.newest();
+        if generation != newest.number {
+            generation = newest.number;
+            let config = &newest.loaded.config;
+            let resolver = &config.resolver;
+            if client.as_ref().is_none_or(|(known, _)| known != resolver) {
+                asking.clear();
+                client = None;
+            }
+            let questions = config.services.iter().filter_map(|service| match &service.source {
+                Source::Dns(question) => Some((service.name.as_str(), question)),
+                Source::Endpoints(_) | Source::Pushed { .. } => None,
+            });
+            let questions: HashMap<&str, &Dns> = questions.collect();
+            asking.retain(|name, asking| questions.get(&**name) == Some(&&asking.question));
+            for (name, question) in questions {
+                if asking.contains_key(name) {
+                    continue;
+                }
+                let (_, client) =
+                    client.get_or_insert_with(|| (resolver.clone(), Client::new(resolver)));
+                let service = name.to_owned();
+                let task = ask(
+                    client.clone(),
+                    (resolver.min_ttl, resolver.max_ttl),
+                    at_once.clone(),
+                    (service, question.clone()),
+                    tell.clone(),
+                );
+                let asked = Asking { question: question.clone(), task: tokio::spawn(task) };
+                asking.insert(name.to_owned(), asked);
+            }
+        }
+        tokio::select! {
+            () = state.desired.changed() => {}
+            _ = told.recv_many(&mut news, TOGETHER) => state.take(std::mem::take(&mut news)).await,
+        }
+    }
+}
+
+/// Asks for one service again and again.
+async fn ask(
+    client: Result<Client, Failure>,
+    (min_ttl, max_ttl): (Duration, Duration),
+    at_once: Arc<Semaphore>,
+    (service, question): (String, Dns),
+    tell: mpsc::Sender<News>,
+) {
+    let mut failures = 0;
+    loop {
+        let heard = match &client {
+            Ok(client) => {
+                // It is closed by nobody.
+                let _turn = at_once.acquire().await;
+                client.ask(&question).await
+            }
+            Err(why) => Err(why.clone()),
+        };
+        let pause = match &heard {
+            Ok((_, ttl)) => {
+                failures = 0;
+                (*ttl).clamp(min_ttl, max_ttl)
+            }
+            Err(_) => {
+                failures += 1;
+                pause_after(failures).max(min_ttl)
+            }
+        };
+        let heard = heard.map(|(endpoints, _)| endpoints).map_err(|failure| failure.to_string());
+        let news = News { service: service.clone(), question: question.clone(), heard };
+        if tell.send(news).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    RETRY_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(RETRY_MAX)
+}
+
+impl<P: DataPlane> State<P> {
+    /// Makes live what was heard, as far as anybody still asks for it.
+    async fn take(self: &Arc<Self>, news: Vec<News>) {
+        let _turn = self.desired.take_turn().await;
+        let newest = self.desired.newest();
+        let services = newest.loaded.config.services.iter();
+        let live: HashMap<&str, &Source> =
+            services.map(|service| (service.name.as_str(), &service.source)).collect();
+        let mut sets = Vec::new();
+        for News { service, question, heard } in news {
+            if live.get(&*service).is_some_and(|source| **source == Source::Dns(question.clone())) {
+                let said = self.desired.found.hear(&service, &question, heard);
+                if let Some(said) = said.say {
+                    self.desired.say(format_args!("dns: service {service}: {said}"));
+                }
+                sets.extend(said.endpoints.map(|endpoints| (service, endpoints)));
+            }
+        }
+        if !sets.is_empty()
+            && let Err(why) = self.tell_endpoints(&sets)
+        {
+            self.desired.say(format_args!("dns: {why}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_asked_about_less_and_less_often() {
+        let pauses: Vec<u64> = [1, 2, 3, 5, 6, 40].map(|n| pause_after(n).as_secs()).into();
+        assert_eq!(pauses, [1, 2, 4, 16, 30, 30]);
+    }
+}
