@@ -25,6 +25,7 @@ mod origin;
 mod peer;
 mod plot;
 pub mod process;
+mod pushes;
 pub mod report;
 pub mod results;
 pub mod round;
@@ -70,6 +71,8 @@ enum Command {
     Compare(compare::Arguments),
     /// One hostile load beside healthy clients
     Attack(attack::Arguments),
+    /// Load while the config changes all the time
+    Pushes(pushes::Arguments),
     /// Mixed load; fails unless memory and descriptors stay flat
     Soak(soak::Arguments),
 }
@@ -85,6 +88,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Floor(arguments) => floor::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Attack(arguments) => attack::run(&arguments),
+        Command::Pushes(arguments) => pushes::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
     };
     match outcome {

@@ -21,7 +21,7 @@ pub(crate) enum Program {
 #[derive(Debug, Clone)]
 pub(crate) struct Installed {
     pub(crate) program: Program,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     pub(crate) version: String,
 }
 
