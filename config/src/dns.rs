@@ -114,23 +114,21 @@ fn server(node: &Node, report: &mut Report<'_>) -> Option<SocketAddr> {
 
 fn domain(node: &Node, report: &mut Report<'_>) -> Option<String> {
     text(node, report, "a DNS name", |given| {
-        let fault = domain_fault(given);
-        let Some(fault) = fault else { return Ok(given.to_owned()) };
-        let complaint = Complaint::new(format!("{} {fault}", quoted(given)));
-        let is_address = given.parse::<IpAddr>().is_ok() || given.parse::<SocketAddr>().is_ok();
-        Err(match is_address {
-            true => complaint.hint("addresses stand in `endpoints`"),
-            false => complaint.hint("write it as `catalog.default.svc.cluster.local`"),
-        })
+        if given.parse::<IpAddr>().is_ok() || given.parse::<SocketAddr>().is_ok() {
+            let message = format!("{} is an address, not a DNS name", quoted(given));
+            return Err(Complaint::new(message).hint("addresses stand in `endpoints`"));
+        }
+        match domain_fault(given) {
+            None => Ok(given.to_owned()),
+            Some(fault) => Err(Complaint::new(format!("{} {fault}", quoted(given)))
+                .hint("write it as `catalog.default.svc.cluster.local`")),
+        }
     })
 }
 
 /// RFC 1035, section 2.3.4, for its lengths; underscores are usual in the names of services.
 fn domain_fault(given: &str) -> Option<&'static str> {
     let absolute = given.strip_suffix('.').unwrap_or(given);
-    if given.parse::<IpAddr>().is_ok() || given.parse::<SocketAddr>().is_ok() {
-        return Some("is an address, not a DNS name");
-    }
     if absolute.len() > 253 {
         return Some("is longer than the 253 bytes that a DNS name has");
     }

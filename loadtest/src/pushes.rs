@@ -80,6 +80,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STACK_BYTES: usize = 32 << 10;
 
 /// The addresses that a config is made of.
+#[derive(Clone, Copy)]
 struct Places {
     listen: SocketAddr,
     admin: SocketAddr,
@@ -359,9 +360,8 @@ impl Changes {
         let stop = Arc::new(AtomicBool::new(false));
         let is_pushed = arguments.program == Changed::Ringside && arguments.how == How::Push;
         let (program, admin) = (arguments.program, places.admin);
-        let copy = || Places { ..*places };
         let configs = {
-            let (places, folder) = (copy(), folder.to_owned());
+            let (places, folder) = (*places, folder.to_owned());
             let signal = match program {
                 Changed::Haproxy => libc::SIGUSR2,
                 Changed::Ringside | Changed::Nginx => libc::SIGHUP,
@@ -380,7 +380,7 @@ impl Changes {
             })
         };
         let endpoints = is_pushed.then(|| {
-            let places = copy();
+            let places = *places;
             paced(arguments.endpoints, stop.clone(), move |number| {
                 let push = endpoints(&places, before + number + 1);
                 ask(admin, "PUT /v1/services/origin/endpoints?wait=5s", &push).and_then(expect_ok)

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
-use support::{Client, Proxy, config, echo_origin};
+use support::{Proxy, config, echo_origin};
 
 const A: u16 = 1;
 const CNAME: u16 = 5;
+const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
 const SERVFAIL: u8 = 2;
@@ -211,6 +212,22 @@ fn fails(proxy: &Proxy, words: &str) -> Json {
     }
 }
 
+/// Every way to have no answer, each with words that tell it, all at once.
+fn in_all_ways(play: impl Fn(Says, &str) + Sync) {
+    let ways = [
+        (Says::Code(NXDOMAIN), "NXDOMAIN"),
+        (Says::Code(SERVFAIL), "SERVFAIL"),
+        (Says::Records(Vec::new()), "has no A or AAAA record"),
+        (Says::Nothing, "no DNS server answers"),
+    ];
+    let play = &play;
+    std::thread::scope(|scope| {
+        for (says, words) in ways {
+            scope.spawn(move || play(says, words));
+        }
+    });
+}
+
 #[test]
 fn a_name_is_found_and_found_anew() {
     let server = Server::start();
@@ -240,16 +257,10 @@ fn a_name_is_found_and_found_anew() {
 
 #[test]
 fn nothing_waits_for_a_name_that_is_not_found() {
-    let ways = [
-        (Says::Code(NXDOMAIN), "NXDOMAIN"),
-        (Says::Code(SERVFAIL), "SERVFAIL"),
-        (Says::Records(Vec::new()), "has no A or AAAA record"),
-        (Says::Nothing, "no DNS server answers"),
-    ];
-    let play = |(says, words): (Says, &str)| {
+    in_all_ways(|says, words| {
         let server = Server::start();
         let origin = echo_origin();
-        for kind in [A, 28] {
+        for kind in [A, AAAA] {
             server.says("catalog.shop", kind, says.clone());
         }
         let dns = format!("{{ name: catalog.shop, port: {} }}", origin.port());
@@ -264,30 +275,23 @@ fn nothing_waits_for_a_name_that_is_not_found() {
         assert_eq!(proxy.probes().get("/readyz").status(), 200, "ready all the same");
         // It is asked for again, and then it is there.
         server.says("catalog.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 0)]));
-        server.says("catalog.shop", 28, Says::Records(Vec::new()));
+        server.says("catalog.shop", AAAA, Says::Records(Vec::new()));
         has(&proxy, &[&origin.to_string()]);
         assert_eq!(proxy.connect().get("/").status(), 200);
         proxy.says("it is found again, with 1 endpoints");
-    };
-    std::thread::scope(|scope| ways.into_iter().for_each(|way| drop(scope.spawn(|| play(way)))));
+    });
 }
 
 #[test]
 fn the_last_good_answer_outlives_a_failure() {
-    let ways = [
-        (Says::Code(NXDOMAIN), "NXDOMAIN"),
-        (Says::Code(SERVFAIL), "SERVFAIL"),
-        (Says::Records(Vec::new()), "has no A or AAAA record"),
-        (Says::Nothing, "no DNS server answers"),
-    ];
-    let play = |(says, words): (Says, &str)| {
+    in_all_ways(|says, words| {
         let server = Server::start();
         let origin = echo_origin();
         server.says("catalog.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 0)]));
         let dns = format!("{{ name: catalog.shop, port: {} }}", origin.port());
         let proxy = Proxy::start("auto", &text(&server, &dns, "50ms"));
         has(&proxy, &[&origin.to_string()]);
-        for kind in [A, 28] {
+        for kind in [A, AAAA] {
             server.says("catalog.shop", kind, says.clone());
         }
         let service = fails(&proxy, words);
@@ -295,8 +299,7 @@ fn the_last_good_answer_outlives_a_failure() {
         assert_eq!(service["endpoints"], 1);
         assert_eq!(proxy.connect().get("/").status(), 200);
         proxy.says("the 1 endpoints that were found before stay");
-    };
-    std::thread::scope(|scope| ways.into_iter().for_each(|way| drop(scope.spawn(|| play(way)))));
+    });
 }
 
 #[test]
@@ -370,14 +373,14 @@ fn srv_records_say_ports_weights_and_who_comes_first() {
 fn another_source_takes_over_without_a_gap() {
     let server = Server::start();
     let origin = echo_origin();
-    let mut text = text(&server, "{ name: catalog.shop, port: 1 }", "50ms");
-    text = text.replace("port: 1 }", &format!("port: {} }}", origin.port()));
-    let by_dns = format!("dns: {{ name: catalog.shop, port: {} }}", origin.port());
-    let fixed = text.replace(&by_dns, &format!(r#"endpoints: [{{ address: "{origin}" }}]"#));
+    let dns = format!("{{ name: catalog.shop, port: {} }}", origin.port());
+    let text = text(&server, &dns, "50ms");
+    let fixed =
+        text.replace(&format!("dns: {dns}"), &format!(r#"endpoints: [{{ address: "{origin}" }}]"#));
     assert_ne!(fixed, text);
     server.says("catalog.shop", A, Says::Nothing);
     let proxy = Proxy::start("auto", &fixed);
-    let mut client: Client = proxy.connect();
+    let mut client = proxy.connect();
     assert_eq!(client.get("/").status(), 200);
     proxy.reload(&text);
     assert_eq!(client.get("/").status(), 200, "DNS has said nothing yet");
@@ -386,6 +389,5 @@ fn another_source_takes_over_without_a_gap() {
     assert_eq!(client.get("/").status(), 200);
     proxy.reload(&fixed);
     assert_eq!(client.get("/").status(), 200);
-    // Nobody asks any more: what was asked for last is answered, and then there is silence.
     assert_eq!(get(&proxy, "/v1/services")[0]["source"], "endpoints");
 }

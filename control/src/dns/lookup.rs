@@ -48,7 +48,7 @@ pub(super) enum Failure {
         code: String,
     },
     NoAnswer(String),
-    /// Neither is there a server to ask.
+    /// There is no server to ask.
     NoServer(String),
     Other {
         name: String,
@@ -155,18 +155,18 @@ impl Client {
         records.retain(|srv| srv.priority == first);
         records.truncate(TARGETS_MAX);
         let mut counts = ttl(&lookup);
-        let mut places: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
+        let mut places: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
         for record in lookup.additionals() {
             if let Some(ip) = ip(&record.data) {
                 counts = counts.min(Duration::from_secs(record.ttl.into()));
-                places.entry(&record.name).or_default().push(ip);
+                places.entry(record.name.clone()).or_default().push(ip);
             }
         }
         let mut asked = JoinSet::new();
         for srv in &records {
             if !places.contains_key(&srv.target) {
                 let (client, target) = (self.clone(), srv.target.clone());
-                places.insert(&srv.target, Vec::new());
+                places.insert(target.clone(), Vec::new());
                 asked.spawn(async move {
                     let found = client.addresses(&target.to_string()).await;
                     (target, found)
@@ -178,7 +178,7 @@ impl Client {
             match found {
                 Ok((ips, ttl)) => {
                     counts = counts.min(ttl);
-                    places.entry(&target_of(&records, &target).target).or_default().extend(ips);
+                    places.insert(target, ips);
                 }
                 // A target that is gone is no replica; one that cannot be told may be.
                 Err(Failure::NoName(_) | Failure::NoRecords { .. }) => {}
@@ -196,10 +196,6 @@ impl Client {
         }
         Ok((endpoints, counts))
     }
-}
-
-fn target_of<'r>(records: &[&'r SRV], target: &Name) -> &'r SRV {
-    records.iter().find(|srv| srv.target == *target).expect("it was asked for because it is here")
 }
 
 /// Each address once, in order.
@@ -252,8 +248,7 @@ fn failure(name: &str, kind: &'static str, error: &NetError) -> Failure {
         NetError::Dns(DnsError::ResponseCode(code)) => {
             Failure::Refused { name, code: code_name(*code) }
         }
-        NetError::Timeout => Failure::NoAnswer(name),
-        NetError::NoConnections => Failure::NoAnswer(name),
+        NetError::Timeout | NetError::NoConnections => Failure::NoAnswer(name),
         other => Failure::Other { name, why: other.to_string() },
     }
 }
