@@ -4,9 +4,8 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +18,6 @@ on_both_drivers! {
     h2load,
     python,
     node,
-    out_of_ports_is_a_named_503_and_recovers,
     random_closes_cost_no_more_posts_than_nginx,
 }
 
@@ -54,102 +52,6 @@ fn where_io_uring_is_forbidden_it_falls_back_and_says_why() {
         info.contains("ringside_io_backend_info{backend=\"epoll\",reason=\"io_uring does not"),
         "{info}"
     );
-}
-
-/// Answers when it has the whole request, so that a request without its end keeps a connection busy.
-const PATIENT_ORIGIN: &str = r#"
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_PUT(self):
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
-        self.wfile.write(body)
-    do_GET = do_PUT
-    def log_message(self, *args): pass
-ThreadingHTTPServer(("127.0.0.1", 9000), Handler).serve_forever()
-"#;
-
-/// Becomes its arguments in a network of its own, which has four ports to connect from.
-const FOUR_PORTS: &str = r#"
-ip link set lo up
-echo "40000 40003" > /proc/sys/net/ipv4/ip_local_port_range
-python3 -c "$ORIGIN" &
-until ss -ltnH | grep -q :9000; do sleep 0.02; done
-exec "$@"
-"#;
-
-fn out_of_ports_is_a_named_503_and_recovers(io: &str) {
-    let name = format!("ringside-ports-{io}-{}.sock", std::process::id());
-    let front = std::env::temp_dir().join(name);
-    let text = config("127.0.0.1:9000".parse().unwrap(), "", "", "")
-        .replace(
-            "address: \"127.0.0.1:0\", http",
-            &format!("address: \"unix:{}\", http", front.display()),
-        )
-        .replace(r#"probes: { address: "127.0.0.1:0" }"#, ""); // it would take one of the ports
-    // The process id is unshare's; when that is killed, all in it are.
-    let mut unshare = Command::new("unshare");
-    unshare.args([
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "sh",
-        "-c",
-        FOUR_PORTS,
-        "sh",
-    ]);
-    unshare.arg(env!("CARGO_BIN_EXE_ringside")).env("ORIGIN", PATIENT_ORIGIN);
-    let proxy = Proxy::start_by(unshare, io, &text);
-    let connect = || {
-        let stream = UnixStream::connect(&front).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    };
-    let ask = |stream: &mut UnixStream, request: &str| {
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        loop {
-            let mut chunk = [0; 4096];
-            let len = stream.read(&mut chunk).unwrap();
-            assert!(len > 0, "it ended after {answer:?}");
-            answer.push_str(std::str::from_utf8(&chunk[..len]).unwrap());
-            let Some((head, body)) = answer.split_once("\r\n\r\n") else { continue };
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
-                return answer;
-            }
-        }
-    };
-    let get = "GET / HTTP/1.1\r\nhost: web\r\n\r\n";
-    let mut held: Vec<UnixStream> = (0..4).map(|_| connect()).collect();
-    for stream in &mut held {
-        // That it has a connection upstream is known when it is told to go on.
-        let request =
-            "PUT / HTTP/1.1\r\nhost: web\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
-        let answer = ask(stream, request);
-        assert!(answer.starts_with("HTTP/1.1 100 "), "{answer}");
-    }
-    let mut late = connect();
-    let refused = ask(&mut late, get);
-    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-    assert!(refused.contains("x-ringside-cause: overloaded; node=test-node\r\n"), "{refused}");
-    assert!(refused.contains("out of local ports") && refused.contains("ip_local_port_range"));
-    proxy.says("out of local ports");
-    for stream in &mut held {
-        let answer = ask(stream, "ok");
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{answer}");
-    }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !ask(&mut late, get).starts_with("HTTP/1.1 200 ") {
-        assert!(Instant::now() < deadline, "it recovers");
-    }
-    let again = proxy.said_since().into_iter().filter(|line| line.contains("out of local ports"));
-    assert_eq!(again.count(), 0, "said once");
-    drop(proxy);
-    let _ = fs::remove_file(front);
 }
 
 /// An nginx of one worker.

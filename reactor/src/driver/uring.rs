@@ -51,6 +51,9 @@ pub(crate) struct Uring {
     /// Sends since the last turn that do not wait for room: they are complete once submitted.
     prompt: Vec<SocketKey>,
     pub(crate) stats: DriverStats,
+    /// What the kernel is made to say, call by call, without doing anything.
+    #[cfg(test)]
+    refusals: VecDeque<i32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +130,8 @@ impl Uring {
             features,
             prompt: Vec::new(),
             stats: DriverStats::default(),
+            #[cfg(test)]
+            refusals: VecDeque::new(),
         };
         uring.self_test()?;
         Ok(uring)
@@ -295,10 +300,17 @@ impl Uring {
         self.stats.enters += 1;
         // SAFETY: `args` names `time`, which outlives the call; every queued submission's memory
         // lives until its completion (see `crate::socket`).
-        let entered = unsafe {
+        let enter = || unsafe {
             let submitter = self.ring.submitter();
             submitter.enter(submissions as u32, want as u32, flags.bits(), Some(&args))
         };
+        #[cfg(test)]
+        let entered = match self.refusals.pop_front() {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => enter(),
+        };
+        #[cfg(not(test))]
+        let entered = enter();
         if let Err(error) = entered {
             // All normal: a signal, the wait's end, a full completion queue, no memory for now.
             // What was not submitted stays in the queue for the next turn.
@@ -673,7 +685,57 @@ impl Uring {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    /// Whatever the kernel refuses for now is in the queue still, and is done once, in its order.
+    #[test]
+    fn what_an_enter_refuses_is_done_by_a_later_one() {
+        let remote = Remote::register().unwrap();
+        let mut uring = Uring::new(BufferOptions { count: 8, size: 64 }, &remote).unwrap();
+        let mut table = Table::default();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let key = table.sockets.insert(theirs.into_raw_fd(), Side::Downstream, 1 << 20);
+        let (mut sent, mut got) = (Vec::new(), Vec::new());
+        for round in 0..100u8 {
+            let message = [round; 50];
+            let refusals = [libc::EBUSY, libc::EAGAIN, libc::EINTR, libc::ETIME];
+            uring.refusals = refusals.into_iter().cycle().take(usize::from(round % 7)).collect();
+            if !table.sockets.get(key).unwrap().recv.armed {
+                uring.recv(&mut table, key);
+            }
+            ours.write_all(&message).unwrap();
+            sent.extend(message);
+            for _ in 0..100 {
+                uring.turn(&mut table, &remote, Wait::Until(in_a_moment()));
+                let socket = table.sockets.get(key).unwrap();
+                while let Some(buf) = socket.take_arrived() {
+                    got.extend_from_slice(&buf);
+                }
+                if got.len() == sent.len() {
+                    break;
+                }
+            }
+            assert_eq!(got.len(), sent.len(), "round {round}");
+            assert!(uring.refusals.is_empty());
+        }
+        assert_eq!(got, sent);
+        table.sockets.get(key).unwrap().begin_close();
+        uring.refusals = [libc::EBUSY; 3].into();
+        uring.quiesce(&mut table);
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "it is closed");
+        remote.unregister();
+    }
+
+    fn in_a_moment() -> crate::time::Instant {
+        let now = sys::clock_nanos(libc::CLOCK_MONOTONIC);
+        crate::time::Instant::from_nanos(now + 100_000_000)
+    }
 
     /// Where it is missing, every receive costs a submission: worth knowing, not worth failing for
     /// on an older kernel.
