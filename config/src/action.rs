@@ -3,6 +3,7 @@
 use crate::definition::{Key, Kind, Object, Words};
 use crate::diagnostic::quoted;
 use crate::edits::{EDITS, HeaderEdits, edits};
+use crate::labels::{Labels, labels};
 use crate::names::Names;
 use crate::reader::{list, text, word};
 use crate::report::{Complaint, Problem, Report};
@@ -22,6 +23,8 @@ pub enum Action {
 pub struct Backend {
     /// Index into `Config::services`.
     pub service: usize,
+    /// Only endpoints that have all of these; empty: any.
+    pub labels: Labels,
     /// Its share beside the others'; 0 gets nothing. At most 1,000,000.
     pub weight: u32,
     pub request_headers: HeaderEdits,
@@ -87,7 +90,7 @@ pub(crate) const BACKEND: Object = Object {
     one_of: &[],
     keys: &[
         Key::required("service", Kind::Name, "The service."),
-        Key::not_yet("labels"),
+        Key::default("labels", Kind::Labels, "{}", "Only endpoints that have all of these."),
         Key::default("weight", Kind::Number, "1", "Its share beside the others'; 0 parks it."),
         Key::default("request_headers", Kind::Object(&EDITS), "{}", "Changes on the way there."),
         Key::default("response_headers", Kind::Object(&EDITS), "{}", "Changes on the way back."),
@@ -148,11 +151,13 @@ pub(crate) fn backends(
     let backends = list(node, report, |node, report| {
         let mut fields = report.fields(node, &BACKEND)?;
         let service = fields.get("service", |node, report| names.service(node, report));
+        let labels = fields.get("labels", labels);
         let weight = fields.get("weight", |node, report| number(node, report, 0, 1_000_000));
         let request_headers = fields.get("request_headers", edits);
         let response_headers = fields.get("response_headers", edits);
         Some(Backend {
             service: service?,
+            labels: labels?,
             weight: weight? as u32,
             request_headers: request_headers?,
             response_headers: response_headers?,

@@ -21,6 +21,7 @@ use crate::report::{Problem, Report};
 use crate::route::{ROUTE, Route, route};
 use crate::service::{SERVICE, Service, service};
 use crate::source::Span;
+use crate::subset::check_subsets;
 use crate::tree::{Node as Tree, Value};
 use crate::units::number;
 
@@ -194,6 +195,9 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
     if let (Some(listeners), Some(routes)) = (&listeners, &routes) {
         warn_of_idle_listeners(tree, listeners, routes, fields.report);
         warn_of_overlaps(tree, listeners, routes, fields.report);
+    }
+    if let (Some(services), Some(routes)) = (&services, &routes) {
+        check_subsets(tree, services, routes, fields.report)?;
     }
     version?;
     Some(Config {

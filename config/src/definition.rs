@@ -51,6 +51,8 @@ pub(crate) enum Kind {
     Status,
     /// Header names, each with its value.
     Headers,
+    /// Keys that somebody chose, each with its value.
+    Labels,
     Word(&'static dyn Vocabulary),
     /// `none`, or the other.
     OrNone(&'static Kind),

@@ -48,6 +48,7 @@ mod environment;
 mod fingerprint;
 mod join;
 mod json;
+mod labels;
 mod listener;
 mod load;
 mod name;
@@ -63,6 +64,7 @@ mod route;
 mod schema;
 mod service;
 mod source;
+mod subset;
 mod toml_text;
 mod tree;
 mod units;
@@ -78,6 +80,7 @@ pub use dns::{Dns, Resolver};
 pub use document::{Change, Document, Kind, What};
 pub use edits::HeaderEdits;
 pub use endpoint_push::{EndpointChange, EndpointPush};
+pub use labels::Labels;
 pub use listener::{
     ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,
     ListenerTimeouts, TcpListener,

@@ -91,6 +91,7 @@ fn value(kind: &Kind) -> String {
         Kind::Regex => "regex".into(),
         Kind::Status => "status".into(),
         Kind::Headers => "map: header to text".into(),
+        Kind::Labels => "map: key to text".into(),
         Kind::Word(vocabulary) => code_list(&vocabulary.words()),
         Kind::OrNone(inner) => format!("{} or `none`", value(inner)),
         Kind::OrWords(words, inner) => format!("{} or {}", code_list(words), value(inner)),

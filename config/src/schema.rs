@@ -99,7 +99,7 @@ fn value(kind: &Kind, part: Part) -> Json {
         Kind::Text | Kind::Address | Kind::Network | Kind::Method | Kind::Host | Kind::Regex => {
             json!({ "type": "string" })
         }
-        Kind::Headers => {
+        Kind::Headers | Kind::Labels => {
             json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } })
         }
         Kind::Word(vocabulary) => words(&vocabulary.words()),

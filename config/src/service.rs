@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::address::{Address, endpoint_address};
 use crate::definition::{Key, Kind, Object, Words};
 use crate::dns::{DNS, Dns, dns};
+use crate::labels::{Labels, labels};
 use crate::name::{Name, name};
 use crate::reader::{list, not_yet, or_none, word};
 use crate::report::{Problem, Report};
@@ -52,6 +53,7 @@ pub struct Endpoint {
     pub address: Address,
     /// `1..=65535`
     pub weight: u32,
+    pub labels: Labels,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +137,7 @@ pub(crate) const ENDPOINT: Object = Object {
         Key::default("weight", Kind::Number, "1", "Its share beside the others', 1 to 65535."),
         Key::not_yet("zone"),
         Key::not_yet("priority"),
-        Key::not_yet("labels"),
+        Key::default("labels", Kind::Labels, "{}", "What backends of routes choose it by."),
         Key::not_yet("identity"),
         Key::not_yet("tls"),
     ],
@@ -221,7 +223,8 @@ fn endpoint(node: &Node, report: &mut Report<'_>) -> Option<Endpoint> {
     let mut fields = report.fields(node, &ENDPOINT)?;
     let address = fields.get("address", endpoint_address);
     let weight = fields.get("weight", |node, report| number(node, report, 1, 65_535));
-    Some(Endpoint { address: address?, weight: weight? as u32 })
+    let labels = fields.get("labels", labels);
+    Some(Endpoint { address: address?, weight: weight? as u32, labels: labels? })
 }
 
 fn balance(node: &Node, report: &mut Report<'_>) -> Option<Balance> {

@@ -12,6 +12,8 @@ use tokio::sync::oneshot;
 pub trait DataPlane: Send + Sync + 'static {
     /// The counters of one worker: a copy, made by the worker itself.
     type Counters: Send + 'static;
+    /// What one worker has to do with which endpoints.
+    type Busy: Send + 'static;
 
     /// How many workers there are.
     fn workers(&self) -> usize;
@@ -46,6 +48,24 @@ pub trait DataPlane: Send + Sync + 'static {
         answers: Vec<Answer<()>>,
     ) -> Result<(), String>;
 
+    /// Takes one endpoint of a service out, or puts it back.
+    ///
+    /// # Errors
+    /// What there is not: the service or the endpoint. Nothing has changed.
+    fn set_endpoint(
+        &self,
+        service: &str,
+        endpoint: &config::Address,
+        state: EndpointState,
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String>;
+
+    /// Asks a worker what it has to do with which endpoints.
+    fn busy(&self, worker: usize, answer: Answer<Self::Busy>);
+
+    /// Each endpoint of each service, with what all workers together have to do with it.
+    fn endpoints(&self, busy: &[Self::Busy]) -> Vec<serde_json::Value>;
+
     /// Frees what workers have given back.
     fn tidy(&self);
 
@@ -64,6 +84,7 @@ pub trait DataPlane: Send + Sync + 'static {
 
 impl<P: DataPlane> DataPlane for Arc<P> {
     type Counters = P::Counters;
+    type Busy = P::Busy;
 
     fn workers(&self) -> usize {
         P::workers(self)
@@ -94,6 +115,24 @@ impl<P: DataPlane> DataPlane for Arc<P> {
         P::apply_endpoints(self, services, answers)
     }
 
+    fn set_endpoint(
+        &self,
+        service: &str,
+        endpoint: &config::Address,
+        state: EndpointState,
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String> {
+        P::set_endpoint(self, service, endpoint, state, answers)
+    }
+
+    fn busy(&self, worker: usize, answer: Answer<Self::Busy>) {
+        P::busy(self, worker, answer);
+    }
+
+    fn endpoints(&self, busy: &[Self::Busy]) -> Vec<serde_json::Value> {
+        P::endpoints(self, busy)
+    }
+
     fn tidy(&self) {
         P::tidy(self);
     }
@@ -112,6 +151,32 @@ impl<P: DataPlane> DataPlane for Arc<P> {
 
     fn explain(&self, question: &serde_json::Value) -> Result<serde_json::Value, String> {
         P::explain(self, question)
+    }
+}
+
+/// What an operator made of an endpoint. It stays with the address, through new configs and new sets
+/// of endpoints, until that is of the service no longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndpointState {
+    #[default]
+    Healthy,
+    /// It gets no requests; its idle connections stay as long as they are kept anyway.
+    Ejected,
+    /// It gets no requests, and its connections are closed as they rest.
+    Draining,
+}
+
+impl EndpointState {
+    pub const ALL: [EndpointState; 3] =
+        [EndpointState::Healthy, EndpointState::Ejected, EndpointState::Draining];
+
+    /// As metrics and REST call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EndpointState::Healthy => "healthy",
+            EndpointState::Ejected => "ejected",
+            EndpointState::Draining => "draining",
+        }
     }
 }
 

@@ -54,7 +54,7 @@ mod watch;
 pub use access_log::{AccessLog, Output, Sink};
 pub use axum::http::Method;
 pub use client::{Question, Reply, ask};
-pub use data_plane::{Answer, DataPlane, Refusal};
+pub use data_plane::{Answer, DataPlane, EndpointState, Refusal};
 pub use desired::{Initial, Source};
 pub use listen::Listen;
 pub use phase::Phase;

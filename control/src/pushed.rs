@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use config::{Config, Endpoint, EndpointChange, EndpointPush, Source};
+use config::{Config, Endpoint, EndpointChange, EndpointPush, Labels, Source};
 use serde_json::{Value as Json, json};
 
 use crate::state_dir::seconds_since_1970;
@@ -22,6 +22,11 @@ pub(crate) struct Set {
     /// Sorted by address, so that sets compare.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) at: SystemTime,
+}
+
+/// Labels as one writes them.
+fn labels_json(labels: &Labels) -> Json {
+    labels.iter().map(|(key, value)| (key.to_owned(), Json::from(value))).collect()
 }
 
 /// Why a push changes nothing.
@@ -121,7 +126,11 @@ impl Pushed {
         let sets = self.sets();
         let sets = sets.iter().map(|(name, set)| {
             let endpoints = set.endpoints.iter().map(|endpoint| {
-                json!({ "address": endpoint.address.to_string(), "weight": endpoint.weight })
+                json!({
+                    "address": endpoint.address.to_string(),
+                    "weight": endpoint.weight,
+                    "labels": labels_json(&endpoint.labels),
+                })
             });
             let set = json!({
                 "version": set.version,

@@ -50,19 +50,34 @@ impl Silent {
 }
 
 impl<P: DataPlane> State<P> {
-    /// The counters of all workers, or which of them are silent. All are asked at once.
-    pub(crate) async fn counters(self: &Arc<Self>) -> Result<Vec<P::Counters>, Silent> {
+    /// The counters of all workers, or which of them are silent.
+    pub(crate) async fn counters(&self) -> Result<Vec<P::Counters>, Silent> {
+        self.of_all(|worker, answer| self.plane.counters(worker, answer)).await
+    }
+
+    /// What all workers have to do with which endpoints, or which of them are silent.
+    pub(crate) async fn busy(&self) -> Result<Vec<P::Busy>, Silent> {
+        self.of_all(|worker, answer| self.plane.busy(worker, answer)).await
+    }
+
+    /// What all workers answer, or which of them are silent. All are asked at once.
+    async fn of_all<T>(&self, ask: impl Fn(usize, Answer<T>)) -> Result<Vec<T>, Silent> {
         let deadline = Instant::now() + ANSWER_WITHIN;
-        let asked: Vec<_> = (0..self.plane.workers()).map(|worker| self.ask(worker)).collect();
-        let mut counters = Vec::with_capacity(asked.len());
+        let asked = (0..self.plane.workers()).map(|worker| {
+            let (sender, answer) = oneshot::channel();
+            ask(worker, Answer(sender));
+            answer
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut answers = Vec::with_capacity(asked.len());
         let mut silent = Vec::new();
         for (worker, answer) in asked.into_iter().enumerate() {
             match timeout_at(deadline, answer).await {
-                Ok(Ok(answer)) => counters.push(answer),
+                Ok(Ok(answer)) => answers.push(answer),
                 Ok(Err(_)) | Err(_) => silent.push(worker),
             }
         }
-        if silent.is_empty() { Ok(counters) } else { Err(Silent(silent)) }
+        if silent.is_empty() { Ok(answers) } else { Err(Silent(silent)) }
     }
 
     /// Makes live what was pushed to services before a restart, as old as it is.
@@ -99,9 +114,17 @@ impl<P: DataPlane> State<P> {
         self: &Arc<Self>,
         sets: &[(String, Vec<config::Endpoint>)],
     ) -> Result<watch::Receiver<usize>, String> {
+        self.tell(|answers| self.plane.apply_endpoints(sets, answers))
+    }
+
+    /// Tells every worker something. What comes back counts those that have it.
+    pub(crate) fn tell<E>(
+        self: &Arc<Self>,
+        tell: impl FnOnce(Vec<Answer<()>>) -> Result<(), E>,
+    ) -> Result<watch::Receiver<usize>, E> {
         let workers = 0..self.plane.workers();
         let (answers, heard): (Vec<_>, Vec<_>) = workers.map(|_| oneshot::channel()).unzip();
-        self.plane.apply_endpoints(sets, answers.into_iter().map(Answer).collect())?;
+        tell(answers.into_iter().map(Answer).collect())?;
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         Ok(live)
@@ -130,11 +153,5 @@ impl<P: DataPlane> State<P> {
             // Its end is nobody's business: what went wrong was said.
             let _ = tokio::task::spawn_blocking(save).await;
         });
-    }
-
-    fn ask(&self, worker: usize) -> oneshot::Receiver<P::Counters> {
-        let (sender, receiver) = oneshot::channel();
-        self.plane.counters(worker, Answer(sender));
-        receiver
     }
 }

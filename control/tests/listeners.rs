@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use control::{Answer, Control, DataPlane, Listen, Options, Phase, Program, Refusal};
+use control::{
+    Answer, Control, DataPlane, EndpointState, Listen, Options, Phase, Program, Refusal,
+};
 
 /// Workers that answer at once with their number, except those that are stuck.
 #[derive(Default)]
@@ -22,6 +24,7 @@ struct Workers {
 
 impl DataPlane for Workers {
     type Counters = usize;
+    type Busy = ();
 
     fn workers(&self) -> usize {
         self.count
@@ -51,6 +54,24 @@ impl DataPlane for Workers {
     ) -> Result<(), String> {
         answers.into_iter().for_each(|answer| answer.send(()));
         Ok(())
+    }
+
+    fn set_endpoint(
+        &self,
+        service: &str,
+        _: &config::Address,
+        _: EndpointState,
+        _: Vec<Answer<()>>,
+    ) -> Result<(), String> {
+        Err(format!("there is no service {service}"))
+    }
+
+    fn busy(&self, _: usize, answer: Answer<()>) {
+        answer.send(());
+    }
+
+    fn endpoints(&self, _: &[()]) -> Vec<serde_json::Value> {
+        Vec::new()
     }
 
     fn tidy(&self) {}

@@ -1,5 +1,5 @@
-//! The commands that talk to a running ringside: push, rollback, diff, status, drain, undrain, wait,
-//! and `explain --admin`.
+//! The commands that talk to a running ringside: push, rollback, diff, status, endpoints, drain,
+//! undrain, wait, and `explain --admin`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -136,6 +136,79 @@ fn print_status(status: &Json) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The endpoints of a running ringside, and what to make of one of them.
+#[derive(clap::Args, Debug)]
+pub struct Endpoints {
+    /// What to make of an endpoint; left out, all endpoints are listed.
+    #[arg(value_enum, requires_all = ["service", "endpoint"])]
+    change: Option<EndpointChange>,
+    service: Option<String>,
+    /// Its address, as the list shows it.
+    endpoint: Option<String>,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+/// Ends with the endpoint's removal, a restart, or the next of these.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum EndpointChange {
+    /// No more requests.
+    Eject,
+    /// Requests again.
+    Restore,
+    /// No more requests, and its connections are closed as they rest.
+    Drain,
+}
+
+/// 0 done, 1 refused, 2 nobody to ask.
+pub fn endpoints(endpoints: &Endpoints) -> Result<ExitCode, String> {
+    let Endpoints { change, service, endpoint, admin } = endpoints;
+    let (Some(change), Some(service), Some(endpoint)) = (change, service, endpoint) else {
+        let reply = admin.get("/v1/endpoints")?;
+        return match reply.status {
+            200 => admin.tell(&reply, endpoint_table),
+            _ => admin.tell_problem(&reply, None),
+        };
+    };
+    let change = match change {
+        EndpointChange::Eject => "eject",
+        EndpointChange::Restore => "restore",
+        EndpointChange::Drain => "drain",
+    };
+    let path = format!("/v1/services/{service}/{change}");
+    let reply = admin.post(&path, &json!({ "endpoint": endpoint }))?;
+    match reply.status {
+        200 | 202 => admin.tell(&reply, |body| {
+            let [state, live, workers] = ["state", "live", "workers"].map(|key| plain(&body[key]));
+            format!("{endpoint} of {service} is {state} on {live} of {workers} workers\n")
+        }),
+        _ => admin.tell_problem(&reply, None),
+    }
+}
+
+fn endpoint_table(list: &Json) -> String {
+    let head = ["SERVICE", "ENDPOINT", "STATE", "WEIGHT", "REQUESTS", "IDLE", "LABELS"];
+    let rows = list.as_array().into_iter().flatten().map(|endpoint| {
+        let labels = endpoint["labels"].as_object().into_iter().flatten();
+        let labels: Vec<String> = labels.map(|(key, to)| format!("{key}={}", plain(to))).collect();
+        let columns = ["service", "address", "state", "weight", "requests", "idle_connections"];
+        let columns = columns.map(|key| plain(&endpoint[key])).into_iter();
+        columns.chain([labels.join(",")]).collect::<Vec<_>>()
+    });
+    let rows: Vec<Vec<String>> =
+        [head.map(str::to_owned).to_vec()].into_iter().chain(rows).collect();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default())
+        .collect();
+    let mut table = String::new();
+    for row in rows {
+        let padded = row.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}"));
+        table.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
+        table.push('\n');
+    }
+    table
 }
 
 /// `drain` or `undrain`.

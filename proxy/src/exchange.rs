@@ -377,7 +377,8 @@ impl Exchange<'_> {
     /// Gets a connection and begins to send the request on it.
     async fn send(&self, request: &Request, way: &Way<'_>, on: On) -> Result<Sent, Failure> {
         let service = &self.plan.services[way.backend.service];
-        let attempt = Attempt::begin(self.worker, service).map_err(Failure::Because)?;
+        let attempt =
+            Attempt::begin(self.worker, service, &way.backend.labels).map_err(Failure::Because)?;
         self.record.attempt(way.backend.service, attempt.replica.clone());
         // What cannot be sent twice does not go onto a connection that has just ended.
         let certain = !request.head.method.is_idempotent() || !self.record.is_whole.get();
@@ -720,7 +721,8 @@ impl Exchange<'_> {
     /// CONNECT: a tunnel to the route's service, whatever address the client named.
     async fn connect(&self, way: &Way<'_>) -> Result<Next, Failure> {
         let service = &self.plan.services[way.backend.service];
-        let attempt = Attempt::begin(self.worker, service).map_err(Failure::Because)?;
+        let attempt =
+            Attempt::begin(self.worker, service, &way.backend.labels).map_err(Failure::Because)?;
         self.record.attempt(way.backend.service, attempt.replica.clone());
         let upstream = self.dial(&attempt).await?;
         let established = b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec();

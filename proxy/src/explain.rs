@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use balancer::Policy;
-use config::{Condition, Network, Test};
+use config::{Condition, Labels, Network, Test};
 use serde_json::{Value, json};
 
 use crate::edits::Edits;
@@ -17,7 +17,7 @@ use crate::error::Cause;
 use crate::http::location::Location;
 use crate::http::rewrite::NewPrefix;
 use crate::http1::head::{Parsed, RequestHead, parse_request};
-use crate::plan::{self, Action, HttpListener, ListenerKind, Plan, Route};
+use crate::plan::{self, Action, EndpointState, HttpListener, ListenerKind, Plan, Route};
 use crate::route::{self, Considered, Failed, PathPattern};
 
 /// A request, as somebody would ask for it.
@@ -59,7 +59,7 @@ pub fn answer(plan: &Plan, question: &Value) -> Result<Value, String> {
         source_ip: source_ip.transpose()?,
     };
     let listener = find_listener(plan, text("listener")?)?;
-    let explanation = explain(plan, listener, &question, |_| None)?;
+    let explanation = explain(plan, listener, &question)?;
     let mut answer = explanation.to_json();
     answer["text"] = explanation.to_string().into();
     Ok(answer)
@@ -172,6 +172,8 @@ pub struct Forwarding {
 #[derive(Clone, Debug)]
 pub struct Side {
     pub service: String,
+    /// Only endpoints that have these.
+    pub labels: Labels,
     /// That a request goes here, from 0 to 1.
     pub probability: f64,
     pub request_edits: Edits,
@@ -179,7 +181,7 @@ pub struct Side {
     pub policy: Policy,
     pub connect_timeout: Duration,
     pub endpoints: Vec<EndpointShare>,
-    /// Which of the endpoints comes next, where that is known.
+    /// Which of the endpoints comes next, where only one can.
     pub next: Option<usize>,
 }
 
@@ -187,21 +189,20 @@ pub struct Side {
 pub struct EndpointShare {
     pub address: String,
     pub weight: u32,
-    /// Of the service's requests, from 0 to 1, while all are equally busy.
+    pub state: EndpointState,
+    /// Of the requests that come to this side, from 0 to 1, while all are equally busy.
     pub probability: f64,
 }
 
 /// Of those that are not tried, so many are named.
 const NEAR_MAX: usize = 20;
 
-/// Explains a request to a listener, which is an http listener by its index in the plan. `next` says
-/// which endpoint of a service, both by the plan's indices, its balancer would pick now; `None` where
-/// nobody knows. An error is a question that is no request, in words.
+/// Explains a request to a listener, which is an http listener by its index in the plan. An error is a
+/// question that is no request, in words.
 pub fn explain(
     plan: &Plan,
     listener: usize,
     question: &Question<'_>,
-    next: impl Fn(usize) -> Option<usize>,
 ) -> Result<Explanation, String> {
     let name = &plan.listeners[listener].name;
     let ListenerKind::Http(http) = &plan.listeners[listener].kind else {
@@ -233,7 +234,7 @@ pub fn explain(
     if http.normalize_path {
         head.normalize_path(&mut bytes);
     }
-    explanation.fill(plan, http, &head, &bytes, next);
+    explanation.fill(plan, http, &head, &bytes);
     Ok(explanation)
 }
 
@@ -278,14 +279,7 @@ impl Question<'_> {
 }
 
 impl Explanation {
-    fn fill(
-        &mut self,
-        plan: &Plan,
-        http: &HttpListener,
-        head: &RequestHead,
-        bytes: &[u8],
-        next: impl Fn(usize) -> Option<usize>,
-    ) {
+    fn fill(&mut self, plan: &Plan, http: &HttpListener, head: &RequestHead, bytes: &[u8]) {
         let request = route::Request {
             host: head.host(bytes),
             path: head.path(bytes),
@@ -315,7 +309,7 @@ impl Explanation {
             None => Outcome::Refused(Cause::NoRoute),
             Some(considered) => {
                 let route = &plan.routes[considered.route.0 as usize];
-                outcome(plan, route, considered.matched, &request, next)
+                outcome(plan, route, considered.matched, &request)
             }
         };
     }
@@ -326,13 +320,7 @@ impl Explanation {
     }
 }
 
-fn outcome(
-    plan: &Plan,
-    route: &Route,
-    matched: usize,
-    request: &route::Request<'_>,
-    next: impl Fn(usize) -> Option<usize>,
-) -> Outcome {
+fn outcome(plan: &Plan, route: &Route, matched: usize, request: &route::Request<'_>) -> Outcome {
     let name = route.name.to_string();
     match &route.action {
         Action::Respond(respond) => {
@@ -361,7 +349,7 @@ fn outcome(
             target.extend_from_slice(request.query);
             let host = forward.host.as_deref().map_or_else(|| text(request.host), str::to_owned);
             let sides = forward.backends.iter().zip(forward.weights.shares());
-            let sides = sides.map(|(backend, share)| Side::of(plan, backend, share, &next));
+            let sides = sides.map(|(backend, share)| Side::of(plan, backend, share));
             Outcome::Forward(Box::new(Forwarding {
                 route: name,
                 target: text(&target),
@@ -374,36 +362,47 @@ fn outcome(
 }
 
 impl Side {
-    fn of(
-        plan: &Plan,
-        backend: &plan::Backend,
-        probability: f64,
-        next: impl Fn(usize) -> Option<usize>,
-    ) -> Side {
+    fn of(plan: &Plan, backend: &plan::Backend, probability: f64) -> Side {
         let service = &plan.services[backend.service];
-        let sum: f64 = service.endpoints.iter().map(|endpoint| f64::from(endpoint.weight)).sum();
-        let endpoints = service.endpoints.iter().map(|endpoint| EndpointShare {
+        let members = || service.endpoints.iter().filter(|e| e.labels.include(&backend.labels));
+        let share = |endpoint: &plan::Endpoint| match endpoint.state {
+            EndpointState::Healthy => f64::from(endpoint.weight),
+            EndpointState::Ejected | EndpointState::Draining => 0.0,
+        };
+        let sum: f64 = members().map(|endpoint| share(endpoint)).sum();
+        let endpoints = members().map(|endpoint| EndpointShare {
             address: endpoint.name.to_string(),
             weight: endpoint.weight,
-            probability: if sum > 0.0 { f64::from(endpoint.weight) / sum } else { 0.0 },
+            state: endpoint.state,
+            probability: if sum > 0.0 { share(endpoint) / sum } else { 0.0 },
         });
-        let only = (service.endpoints.len() == 1).then_some(0);
+        let endpoints: Vec<EndpointShare> = endpoints.collect();
+        let mut usable =
+            endpoints.iter().zip(0..).filter(|(endpoint, _)| endpoint.probability > 0.0);
+        let only = match (usable.next(), usable.next()) {
+            (Some((_, at)), None) => Some(at),
+            _ => None,
+        };
         Side {
             service: service.name.to_string(),
+            labels: backend.labels.clone(),
             probability,
             request_edits: backend.request_edits.clone(),
             response_edits: backend.response_edits.clone(),
             policy: service.policy,
             connect_timeout: service.connect_timeout,
-            endpoints: endpoints.collect(),
-            next: next(backend.service).or(only),
+            endpoints,
+            next: only,
         }
     }
 
     /// Why it would be the next endpoint.
     fn why(&self) -> &'static str {
         match self.policy {
-            _ if self.endpoints.len() == 1 => "there is only one",
+            _ if self.endpoints.is_empty() && self.labels.is_empty() => "it has no endpoint",
+            _ if self.endpoints.is_empty() => "no endpoint has these labels",
+            _ if self.next.is_some() => "there is only one",
+            _ if self.endpoints.iter().all(|e| e.probability == 0.0) => "all are taken out",
             Policy::RoundRobin => "in turn, each as often as its weight; a worker begins anywhere",
             Policy::LeastRequest => "the less busy of two drawn by weight",
         }
@@ -539,11 +538,13 @@ impl Forwarding {
                 json!({
                     "address": endpoint.address,
                     "weight": endpoint.weight,
+                    "state": endpoint.state.name(),
                     "probability": endpoint.probability,
                 })
             });
             json!({
                 "service": side.service,
+                "labels": labels_json(&side.labels),
                 "probability": side.probability,
                 "request_headers": edits_json(&side.request_edits),
                 "response_headers": edits_json(&side.response_edits),
@@ -567,6 +568,11 @@ impl Forwarding {
             },
         })
     }
+}
+
+fn labels_json(labels: &Labels) -> Value {
+    let labels = labels.iter().map(|(key, value)| (key.to_owned(), json!(value)));
+    Value::Object(labels.collect())
 }
 
 fn edits_json(edits: &Edits) -> Value {
@@ -644,7 +650,11 @@ impl fmt::Display for Forwarding {
             limit(*total)
         )?;
         for side in &self.sides {
-            writeln!(f, "{:>7}   {}", percent(side.probability), side.service)?;
+            write!(f, "{:>7}   {}", percent(side.probability), side.service)?;
+            match side.labels.is_empty() {
+                true => writeln!(f)?,
+                false => writeln!(f, " with {}", side.labels)?,
+            }
             for (edits, what) in
                 [(&side.request_edits, "request"), (&side.response_edits, "response")]
             {
@@ -659,7 +669,11 @@ impl fmt::Display for Forwarding {
             for (endpoint, at) in side.endpoints.iter().zip(0..) {
                 let next = if side.next == Some(at) { "  next" } else { "" };
                 let share = percent(endpoint.probability);
-                writeln!(f, "          {share:>7} {}{next}", endpoint.address)?;
+                write!(f, "          {share:>7} {}{next}", endpoint.address)?;
+                match endpoint.state {
+                    EndpointState::Healthy => writeln!(f)?,
+                    state => writeln!(f, "  {}", state.name())?,
+                }
             }
         }
         Ok(())
@@ -681,6 +695,7 @@ listeners:
 services:
   - { name: blue, endpoints: [{ address: "10.0.0.1:80", weight: 3 }, { address: "10.0.0.2:80" }] }
   - { name: green, balance: least_request, endpoints: [{ address: "10.0.0.3:80" }] }
+  - { name: red, endpoints: [{ address: "10.0.0.4:80", labels: { version: v1 } }, { address: "10.0.0.5:80", labels: { version: v2 } }] }
 routes:
   - name: beta
     hosts: [a]
@@ -688,6 +703,7 @@ routes:
     backends: [{ service: blue, weight: 90, request_headers: { set: { x-a: b }, remove: [x-c] } }, { service: green, weight: 10 }]
     rewrite: { prefix: /v2, host: inner }
   - { name: posts, hosts: [a], matches: [{ path: { exact: /api/x }, methods: [POST] }], respond: { status: 201, body: made } }
+  - { name: versions, hosts: [c], backends: [{ service: red, labels: { version: v2 } }, { service: red, labels: { version: v3 } }] }
   - { name: moved, hosts: [b], redirect: { scheme: https } }
   - { name: elsewhere, hosts: [a], matches: [{ path: { regex: "/else.*" } }], respond: {} }
 "#;
@@ -698,7 +714,7 @@ routes:
         let headers: Vec<_> = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         let source_ip = from.map(|ip| ip.parse().unwrap());
         let question = Question { method, url, headers: &headers, source_ip };
-        explain(&plan, 0, &question, |_| None).unwrap()
+        explain(&plan, 0, &question).unwrap()
     }
 
     #[test]
@@ -710,7 +726,7 @@ request   GET A:81/api/x?q=1 on web from 10.1.2.3
 tried     posts[0]  no: method POST
           beta[0]   no: header x-group not exact beta
           beta[1]   takes it
-          (2 more come later, or want another path or host)
+          (3 more come later, or want another path or host)
 route     beta
 sends     /v2/x?q=1 with host inner
 timeouts  response 15s, stream_idle 300s, total none
@@ -764,6 +780,31 @@ timeouts  response 15s, stream_idle 300s, total none
     }
 
     #[test]
+    fn endpoints_are_told_by_labels_and_state() {
+        let loaded = config::parse("test", CONFIG, config::Format::Yaml).unwrap();
+        let plan = Plan::compile(&loaded.config, &loaded.hash, 1, None);
+        let question = Question { method: "GET", url: "http://c/", headers: &[], source_ip: None };
+        let table = |plan: &Plan| explain(plan, 0, &question).unwrap().to_string();
+        let before = table(&plan);
+        assert!(before.contains("red with version=v2\n          round_robin: there is only one\n           100.0% 10.0.0.5:80  next\n"), "{before}");
+        assert!(
+            before.contains(
+                "red with version=v3\n          round_robin: no endpoint has these labels\n"
+            ),
+            "{before}"
+        );
+        let address: config::Address = "10.0.0.5:80".parse().unwrap();
+        let plan = plan.with_state("red", &address, EndpointState::Ejected).unwrap();
+        let after = table(&plan);
+        assert!(
+            after.contains(
+                "round_robin: all are taken out\n             0.0% 10.0.0.5:80  ejected\n"
+            ),
+            "{after}"
+        );
+    }
+
+    #[test]
     fn what_is_no_request_is_refused_as_it_would_be() {
         let refused = ask("GET", "http://a/x y", &[], None);
         assert_eq!(refused.to_json()["cause"], "bad_request");
@@ -779,7 +820,7 @@ timeouts  response 15s, stream_idle 300s, total none
             (0, "http://a/", vec![("x".to_owned(), "a\nb".to_owned())]),
         ] {
             let question = Question { method: "GET", url, headers: &headers, source_ip: None };
-            assert!(explain(&plan, listener, &question, |_| None).is_err(), "{url}");
+            assert!(explain(&plan, listener, &question).is_err(), "{url}");
         }
     }
 }

@@ -76,7 +76,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode, String> {
     let listener = find_listener(&plan, listener.as_deref())?;
     let question = Question { method, url, headers: &headers, source_ip: *from };
     // No worker runs, so no balancer stands anywhere.
-    let explanation = explain(&plan, listener, &question, |_| None)?;
+    let explanation = explain(&plan, listener, &question)?;
     let mut out = io::stdout().lock();
     let written = match output {
         Output::Text => write!(out, "{explanation}"),

@@ -77,6 +77,8 @@ enum Command {
     },
     /// Say what runs: 0 ready, 1 not, 2 could not be asked.
     Status(client::Admin),
+    /// List the endpoints of a running ringside, or take one out of traffic and put it back.
+    Endpoints(client::Endpoints),
     /// Take a running ringside out of traffic: not ready, and connections are sent away as they rest.
     Drain(client::Admin),
     /// Put it back into traffic.
@@ -106,7 +108,7 @@ enum Command {
 
 /// Commands of the interface that are not built. They are known, so that nobody is told that they
 /// were misspelt.
-const NOT_YET: [&str; 7] = ["endpoints", "certs", "top", "tap", "doctor", "intercept", "upgrade"];
+const NOT_YET: [&str; 6] = ["certs", "top", "tap", "doctor", "intercept", "upgrade"];
 
 /// Takes any arguments.
 fn not_yet(name: &'static str) -> clap::Command {
@@ -200,6 +202,7 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
         Command::Rollback { generation, admin } => client::rollback(&admin, generation),
         Command::Diff { file, admin } => client::diff(&admin, &file),
         Command::Status(admin) => client::status(&admin),
+        Command::Endpoints(arguments) => client::endpoints(&arguments),
         Command::Drain(admin) => client::set_aside(&admin, "drain"),
         Command::Undrain(admin) => client::set_aside(&admin, "undrain"),
         Command::Wait { ready: _, timeout, admin } => {

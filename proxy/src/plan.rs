@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use balancer::Policy;
+use config::Labels;
+pub use control::EndpointState;
 use crossbeam_utils::CachePadded;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -121,6 +123,8 @@ pub struct Forward {
 /// One of the sides that a route's requests go to.
 pub struct Backend {
     pub service: usize,
+    /// Only endpoints that have all of these; one of the service's subsets.
+    pub labels: Labels,
     /// The route's and its own.
     pub request_edits: Edits,
     pub response_edits: Edits,
@@ -145,6 +149,8 @@ pub struct Service {
     pub name: Box<str>,
     pub id: ServiceId,
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// What backends ask of endpoints, where they ask for something.
+    pub subsets: Vec<Labels>,
     pub discovery: Discovery,
     pub policy: Policy,
     pub pool: config::Pool,
@@ -171,6 +177,8 @@ pub struct Endpoint {
     /// As the config spells it, for logs.
     pub name: Box<str>,
     pub weight: u32,
+    pub labels: Labels,
+    pub state: EndpointState,
 }
 
 impl Plan {
@@ -193,17 +201,15 @@ impl Plan {
         let listeners: Vec<_> = listeners.collect();
         let known = before.map(|plan| &plan.services[..]).unwrap_or_default().iter();
         let known: HashMap<&str, &Arc<Service>> = known.map(|old| (&*old.name, old)).collect();
-        let services = config.services.iter().map(|service| {
-            let mut service = compile_service(service, &mut names);
-            if let Some(old) = known.get(&*service.name)
-                && service.discovery.keeps(old.discovery)
-            {
-                service.endpoints = old.endpoints.clone();
+        let subsets = subsets(config);
+        let services = config.services.iter().zip(subsets).map(|(service, subsets)| {
+            let mut service = compile_service(service, subsets, &mut names);
+            let Some(old) = known.get(&*service.name) else { return Arc::new(service) };
+            match service.discovery.keeps(old.discovery) {
+                true => service.endpoints.clone_from(&old.endpoints),
+                false => keep_states(&mut service.endpoints, &old.endpoints),
             }
-            match known.get(&*service.name) {
-                Some(old) if ***old == service => Arc::clone(old),
-                _ => Arc::new(service),
-            }
+            if ***old == service { Arc::clone(old) } else { Arc::new(service) }
         });
         let services = services.collect();
         let routes = config.routes.iter().map(|route| compile_route(route, &mut names)).collect();
@@ -240,7 +246,8 @@ impl Plan {
         for service in &mut plan.services {
             if let Some(endpoints) = sets.remove(&*service.name) {
                 let endpoints = endpoints.iter().map(|one| Arc::new(compile_endpoint(one)));
-                let endpoints = endpoints.collect();
+                let mut endpoints: Vec<Arc<Endpoint>> = endpoints.collect();
+                keep_states(&mut endpoints, &service.endpoints);
                 *service = Arc::new(Service { endpoints, ..(**service).clone() });
             }
         }
@@ -248,6 +255,28 @@ impl Plan {
             Some(unknown) => Err(unknown.to_owned()),
             None => Ok(Arc::new(plan)),
         }
+    }
+
+    /// The same plan with one endpoint in another state.
+    ///
+    /// # Errors
+    /// What there is not: the service or the endpoint.
+    pub fn with_state(
+        &self,
+        name: &str,
+        endpoint: &config::Address,
+        state: EndpointState,
+    ) -> Result<Arc<Plan>, String> {
+        let mut plan = self.clone();
+        let service = plan.services.iter_mut().find(|known| *known.name == *name);
+        let service = service.ok_or_else(|| format!("there is no service {name}"))?;
+        let wanted = address(endpoint);
+        let mut changed = Service::clone(service);
+        let found = changed.endpoints.iter_mut().find(|known| known.address == wanted);
+        let found = found.ok_or_else(|| format!("{name} has no endpoint {endpoint}"))?;
+        *found = Arc::new(Endpoint { state, ..Endpoint::clone(found) });
+        *service = Arc::new(changed);
+        Ok(Arc::new(plan))
     }
 
     /// The listener with this number, if this plan has it.
@@ -259,6 +288,14 @@ impl Plan {
     /// and what arrived on each may be on its way out of the other too.
     pub fn stream_buffer(&self) -> u32 {
         u32::try_from(self.limits.connection_buffer / 4).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl Service {
+    /// How many endpoints there are in each state, as in [`EndpointState::ALL`].
+    pub fn count_by_state(&self) -> [usize; EndpointState::ALL.len()] {
+        EndpointState::ALL
+            .map(|state| self.endpoints.iter().filter(|one| one.state == state).count())
     }
 }
 
@@ -277,6 +314,30 @@ impl HttpListener {
     /// Whether what this peer says of the client is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.forwarded.trust.iter().any(|network| network.contains(peer.to_canonical()))
+    }
+}
+
+/// For each service, what routes ask of its endpoints.
+fn subsets(config: &config::Config) -> Vec<Vec<Labels>> {
+    let mut subsets = vec![Vec::new(); config.services.len()];
+    for route in &config.routes {
+        let config::Action::Forward(backends) = &route.action else { continue };
+        for backend in backends.iter().filter(|backend| !backend.labels.is_empty()) {
+            let known: &mut Vec<Labels> = &mut subsets[backend.service];
+            if !known.contains(&backend.labels) {
+                known.push(backend.labels.clone());
+            }
+        }
+    }
+    subsets
+}
+
+/// What an operator made of an endpoint outlives the set that it was in.
+fn keep_states(endpoints: &mut [Arc<Endpoint>], before: &[Arc<Endpoint>]) {
+    for old in before.iter().filter(|old| old.state != EndpointState::Healthy) {
+        if let Some(new) = endpoints.iter_mut().find(|new| new.address == old.address) {
+            *new = Arc::new(Endpoint { state: old.state, ..Endpoint::clone(new) });
+        }
     }
 }
 
@@ -398,18 +459,20 @@ fn compile_route(route: &config::Route, names: &mut Names) -> Route {
 fn compile_backend(route: &config::Route, backend: &config::Backend) -> Backend {
     Backend {
         service: backend.service,
+        labels: backend.labels.clone(),
         request_edits: Edits::new(&[&route.request_headers, &backend.request_headers]),
         response_edits: Edits::new(&[&route.response_headers, &backend.response_headers]),
     }
 }
 
-fn compile_service(service: &config::Service, names: &mut Names) -> Service {
+fn compile_service(service: &config::Service, subsets: Vec<Labels>, names: &mut Names) -> Service {
     let endpoints = service.source.endpoints().iter();
     let endpoints = endpoints.map(|endpoint| Arc::new(compile_endpoint(endpoint)));
     Service {
         name: service.name.as_str().into(),
         id: names.service(service.name.as_str()),
         endpoints: endpoints.collect(),
+        subsets,
         discovery: match service.source {
             config::Source::Endpoints(_) => Discovery::Static,
             config::Source::Pushed { .. } => Discovery::Pushed,
@@ -433,6 +496,8 @@ fn compile_endpoint(endpoint: &config::Endpoint) -> Endpoint {
         },
         name: endpoint.address.to_string().into(),
         weight: endpoint.weight,
+        labels: endpoint.labels.clone(),
+        state: EndpointState::Healthy,
     }
 }
 

@@ -5,16 +5,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use control::{AccessLog, Answer, DataPlane, Refusal};
+use control::{AccessLog, Answer, DataPlane, EndpointState, Refusal};
+use hashbrown::HashMap;
 use reactor::{Address, ListenSocket, Sender, Signal};
 use serde_json::{Value as Json, json};
 
 use crate::explain;
-use crate::plan::{Listener, ListenerKind, Plan};
+use crate::plan::{Endpoint, Listener, ListenerKind, Plan, Service};
 use crate::say::say;
 use crate::socket_file::SocketFile;
 use crate::telemetry::counters::Counters;
+use crate::telemetry::names::ServiceId;
 use crate::telemetry::prometheus::{self, Facts};
+use crate::upstream::Busy;
 use crate::worker::Command;
 
 /// What control asks of the workers, and what it knows of them.
@@ -165,6 +168,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl DataPlane for Plane {
     type Counters = Counters;
+    type Busy = Vec<Busy>;
 
     fn workers(&self) -> usize {
         self.mailboxes.len()
@@ -192,7 +196,7 @@ impl DataPlane for Plane {
             io_backend: self.io_backend,
             io_reason: &self.io_reason,
             access_log_dropped: self.access.as_ref().map(|access| access.dropped()),
-            endpoints: services.map(|s| (&*s.name, s.endpoints.len())).collect(),
+            endpoints: services.map(|s| (&*s.name, s.count_by_state())).collect(),
         };
         prometheus::render(out, &plan.names, counters, &facts);
     }
@@ -221,6 +225,55 @@ impl DataPlane for Plane {
         let sockets = live.sockets.clone();
         self.tell(&mut live, plan, sockets, answers);
         Ok(())
+    }
+
+    fn set_endpoint(
+        &self,
+        service: &str,
+        endpoint: &config::Address,
+        state: EndpointState,
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), String> {
+        let mut live = lock(&self.live);
+        let plan = live.plan.with_state(service, endpoint, state)?;
+        let sockets = live.sockets.clone();
+        self.tell(&mut live, plan, sockets, answers);
+        Ok(())
+    }
+
+    fn busy(&self, worker: usize, answer: Answer<Vec<Busy>>) {
+        // A full mailbox drops the question, which counts as silence.
+        let _ = self.mailboxes[worker].send(Command::Busy(answer));
+    }
+
+    fn endpoints(&self, busy: &[Vec<Busy>]) -> Vec<Json> {
+        let plan = lock(&self.live).plan.clone();
+        let mut sums: HashMap<(ServiceId, &Address), (usize, usize)> = HashMap::new();
+        for one in busy.iter().flatten() {
+            let sum = sums.entry((one.service, &one.endpoint.address)).or_default();
+            *sum = (sum.0 + one.requests, sum.1 + one.idle);
+        }
+        let all = plan
+            .services
+            .iter()
+            .flat_map(|service| service.endpoints.iter().map(move |endpoint| (service, endpoint)));
+        let one = |(service, endpoint): (&Arc<Service>, &Arc<Endpoint>)| {
+            let sum = sums.get(&(service.id, &endpoint.address)).copied();
+            let (requests, idle) = sum.unwrap_or_default();
+            let labels = endpoint.labels.iter();
+            let labels: Json =
+                labels.map(|(key, value)| (key.to_owned(), Json::from(value))).collect();
+            json!({
+                "service": service.name,
+                "address": endpoint.name,
+                "weight": endpoint.weight,
+                "labels": labels,
+                "state": endpoint.state.name(),
+                "requests": requests,
+                "idle_connections": idle,
+            })
+        };
+        all.map(one).collect()
     }
 
     fn tidy(&self) {

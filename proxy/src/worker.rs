@@ -29,7 +29,7 @@ use crate::split::Points;
 use crate::telemetry::access::{Access, AccessRecord};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::names::ListenerId;
-use crate::upstream::Upstreams;
+use crate::upstream::{self, Upstreams};
 
 new_key_type! {
     /// Names a downstream connection of this worker.
@@ -62,6 +62,8 @@ pub enum Command {
     Apply { plan: Arc<Plan>, listeners: Vec<ListenSocket>, done: Box<dyn FnOnce() + Send> },
     /// Give a copy of the counters.
     Snapshot(control::Answer<Counters>),
+    /// Say what there is to do with which endpoints.
+    Busy(control::Answer<Vec<upstream::Busy>>),
     /// Send connections away as they rest, or stop to.
     SetAside(bool),
     /// Finish what is begun and end.
@@ -221,6 +223,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
                     done();
                 }
                 Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
+                Command::Busy(answer) => answer.send(worker.upstreams.busy()),
                 Command::SetAside(aside) => worker.aside.set(aside),
                 Command::Drain => break,
                 // Nothing is drained yet.
@@ -540,6 +543,7 @@ impl Worker {
                 Some(Some(Command::Snapshot(answer))) => {
                     answer.send(self.counters.borrow().clone());
                 }
+                Some(Some(Command::Busy(answer))) => answer.send(self.upstreams.busy()),
                 // Another worker may have it already, and hand connections over by it.
                 Some(Some(Command::Apply { plan, listeners, done })) => {
                     self.apply(plan, listeners, start);

@@ -6,13 +6,16 @@ use std::time::Duration;
 use axum::extract::{self, Path};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use config::{Diagnostics, EndpointPush, Source};
+use axum::routing::MethodRouter;
+use config::{Address, Diagnostics, EndpointPush, Source};
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use tokio::sync::watch;
 
 use super::body::{Query, Text, expect_json};
 use super::{Shared, json_response};
 use crate::auth::Caller;
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, EndpointState};
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::pushed::Refused;
@@ -97,26 +100,86 @@ pub(super) async fn services<P: DataPlane>(extract::State(state): Shared<P>) -> 
 }
 
 /// `GET /v1/endpoints`
-pub(super) async fn endpoints<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    let newest = state.desired.newest();
-    let mut list = Vec::new();
-    for service in &newest.loaded.config.services {
-        let pushed = state.desired.pushed.get(&service.name);
-        let found = state.desired.found.get(&service.name);
-        let endpoints = match (&pushed, &found) {
-            (Some(set), _) => &set.endpoints[..],
-            (None, Some(found)) => &found.endpoints[..],
-            (None, None) => service.source.endpoints(),
-        };
-        list.extend(endpoints.iter().map(|endpoint| {
-            json!({
-                "service": &*service.name,
-                "address": endpoint.address.to_string(),
-                "weight": endpoint.weight,
-            })
-        }));
+pub(super) async fn endpoints<P: DataPlane>(
+    extract::State(state): Shared<P>,
+) -> Result<Response, Problem> {
+    let busy = state.busy().await;
+    let busy = busy.map_err(|silent| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "workers_silent", silent.reason())
+    })?;
+    Ok(json_response(&Json::from(state.plane.endpoints(&busy))))
+}
+
+/// The body of `POST /v1/services/{name}/{eject|restore|drain}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    endpoint: String,
+}
+
+/// `POST /v1/services/{name}/{eject|restore|drain}`, each a state.
+pub(super) fn set_state<P: DataPlane>(to: EndpointState) -> MethodRouter<Arc<State<P>>> {
+    axum::routing::post(move |extract::State(state), caller, path, query, headers, body| {
+        set(state, caller, path, query, headers, body, to)
+    })
+}
+
+async fn set<P: DataPlane>(
+    state: Arc<State<P>>,
+    caller: Caller,
+    Path(name): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+    Text(body): Text,
+    to: EndpointState,
+) -> Result<Response, Problem> {
+    expect_json(&headers)?;
+    let Which { endpoint } = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("{error}; send {{\"endpoint\": ADDRESS}}");
+        Problem::new(StatusCode::BAD_REQUEST, "not_parseable", detail)
+    })?;
+    let address: Address = endpoint.parse().map_err(|why: String| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_endpoint", why)
+    })?;
+    let wait = query.wait_or_usual()?;
+    let _turn = state.desired.take_turn().await;
+    refuse_when_draining(&state)?;
+    let told = state.tell(|answers| state.plane.set_endpoint(&name, &address, to, answers));
+    let live = told.map_err(|what| {
+        let detail = format!("{what}; GET /v1/endpoints lists them");
+        Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+    })?;
+    let (by, to) = (caller.by(), to.name());
+    state.desired.say(format_args!("audit: endpoint {address} of {name}{by}: {to}"));
+    let body = json!({ "service": name, "endpoint": address.to_string(), "state": to });
+    Ok(answer_when_live(&state, live, wait, body).await)
+}
+
+fn refuse_when_draining<P: DataPlane>(state: &State<P>) -> Result<(), Problem> {
+    if *state.phase.borrow() != Phase::Draining {
+        return Ok(());
     }
-    json_response(&Json::from(list))
+    let detail = "the process is going down; push to the next one";
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail))
+}
+
+/// 200 when all workers have it, 202 when they take longer than `wait`.
+async fn answer_when_live<P: DataPlane>(
+    state: &State<P>,
+    mut live: watch::Receiver<usize>,
+    wait: Duration,
+    mut body: Json,
+) -> Response {
+    let workers = state.plane.workers();
+    // Nobody is left to tell of more: as settled as it gets.
+    let _ = tokio::time::timeout(wait, live.wait_for(|live| *live >= workers)).await;
+    let live = *live.borrow();
+    (body["live"], body["workers"]) = (live.into(), workers.into());
+    let body = json_response(&body);
+    match live >= workers {
+        true => body,
+        false => (StatusCode::ACCEPTED, body).into_response(),
+    }
 }
 
 async fn apply<P: DataPlane>(
@@ -126,10 +189,7 @@ async fn apply<P: DataPlane>(
     wait: Duration,
 ) -> Result<Response, Problem> {
     let _turn = state.desired.take_turn().await;
-    if *state.phase.borrow() == Phase::Draining {
-        let detail = "the process is going down; push to the next one";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail));
-    }
+    refuse_when_draining(state)?;
     let newest = state.desired.newest();
     let accepted = state.desired.pushed.accept(&newest.loaded.config, pushes);
     let accepted = accepted.map_err(|refused| problem(&refused))?;
@@ -140,7 +200,7 @@ async fn apply<P: DataPlane>(
     }
     let sets: Vec<_> =
         accepted.iter().map(|(name, set)| (name.clone(), set.endpoints.clone())).collect();
-    let mut live = state
+    let live = state
         .tell_endpoints(&sets)
         .map_err(|why| Problem::new(StatusCode::NOT_FOUND, "not_found", why))?;
     let changed: Vec<Json> = accepted
@@ -158,14 +218,7 @@ async fn apply<P: DataPlane>(
     }
     state.desired.pushed.keep(accepted);
     state.save_endpoints_soon();
-    // Nobody is left to tell of more: as settled as it gets.
-    let _ = tokio::time::timeout(wait, live.wait_for(|live| *live >= workers)).await;
-    let live = *live.borrow();
-    let body = json_response(&json!({ "changed": changed, "live": live, "workers": workers }));
-    match live >= workers {
-        true => Ok(body),
-        false => Ok((StatusCode::ACCEPTED, body).into_response()),
-    }
+    Ok(answer_when_live(state, live, wait, json!({ "changed": changed })).await)
 }
 
 fn invalid(found: &Diagnostics) -> Problem {

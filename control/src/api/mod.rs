@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde_json::{Value as Json, json};
 
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, EndpointState};
 use crate::probes;
 use crate::state::State;
 
@@ -40,6 +40,9 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
         )
         .route("/v1/services", get(endpoints::services))
         .route("/v1/services/{name}/endpoints", put(endpoints::put).patch(endpoints::patch))
+        .route("/v1/services/{name}/eject", endpoints::set_state(EndpointState::Ejected))
+        .route("/v1/services/{name}/restore", endpoints::set_state(EndpointState::Healthy))
+        .route("/v1/services/{name}/drain", endpoints::set_state(EndpointState::Draining))
         .route("/v1/endpoints", get(endpoints::endpoints).post(endpoints::post))
         .route("/v1/status", get(status::status))
         .route("/v1/workers", get(status::workers))
@@ -69,7 +72,7 @@ async fn guard<P: DataPlane>(
 }
 
 /// Every path with its methods. Held against the router by a test.
-pub(crate) const PATHS: [(&str, &[(&str, &str)]); 21] = [
+pub(crate) const PATHS: [(&str, &[(&str, &str)]); 24] = [
     ("/livez", &[("get", "200 while every worker answers")]),
     ("/readyz", &[("get", "200 while this proxy wants traffic")]),
     ("/metrics", &[("get", "Prometheus text")]),
@@ -111,10 +114,16 @@ pub(crate) const PATHS: [(&str, &[(&str, &str)]); 21] = [
             ("patch", "{version, upsert: [ENDPOINT], remove: [ADDRESS]}"),
         ],
     ),
+    ("/v1/services/{name}/eject", &[("post", "{endpoint}: it gets no requests until restored")]),
+    ("/v1/services/{name}/restore", &[("post", "{endpoint}: it gets requests again")]),
+    (
+        "/v1/services/{name}/drain",
+        &[("post", "{endpoint}: no requests, and its connections are closed as they rest")],
+    ),
     (
         "/v1/endpoints",
         &[
-            ("get", "Each endpoint of each service"),
+            ("get", "Each endpoint of each service, its state and what is under way there"),
             ("post", "{services: {NAME: {version, endpoints}}}, all or nothing"),
         ],
     ),

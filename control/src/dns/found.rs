@@ -140,7 +140,7 @@ mod tests {
         let found = Found::default();
         let question = Dns::Srv { name: "_http._tcp.a".to_owned() };
         let address = "127.0.0.1:1".parse().unwrap();
-        let endpoints = vec![Endpoint { address, weight: 1 }];
+        let endpoints = vec![Endpoint { address, weight: 1, labels: config::Labels::default() }];
         let hear = |heard: Result<&[Endpoint], &str>| {
             let heard = heard.map(<[_]>::to_vec).map_err(str::to_owned);
             let follows = found.hear("a", &question, heard);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{Address, Dns, Endpoint};
+use config::{Address, Dns, Endpoint, Labels};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
@@ -201,7 +201,11 @@ impl Client {
 /// Each address once, in order.
 fn endpoints(addresses: impl Iterator<Item = (SocketAddr, u32)>) -> Vec<Endpoint> {
     let addresses: BTreeMap<SocketAddr, u32> = addresses.collect();
-    let endpoint = |(address, weight)| Endpoint { address: Address::Ip(address), weight };
+    let endpoint = |(address, weight)| Endpoint {
+        address: Address::Ip(address),
+        weight,
+        labels: Labels::default(),
+    };
     addresses.into_iter().map(endpoint).collect()
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::Labels;
 use reactor::{Either, Stream, race};
 
 use crate::downstream::connection::Connection;
@@ -69,7 +70,7 @@ async fn relay(
     if worker.reactor.is_out_of_memory() {
         return Err(worker.overloaded(Shortage::Memory));
     }
-    let attempt = upstream::Attempt::begin(worker, service)?;
+    let attempt = upstream::Attempt::begin(worker, service, &Labels::default())?;
     *endpoint = Some(attempt.replica.clone());
     let dialing = upstream::dial(worker, &attempt);
     let up = match race(dialing, is_reset(&connection.stream)).await {

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use super::counters::{Counters, Exchanges, Listener, OTHER_CODE, Service};
 use super::histogram::Histogram;
 use super::names::Names;
+use crate::plan::EndpointState;
 
 /// What is known of the process itself, beside its counters.
 #[derive(Clone, Debug)]
@@ -24,8 +25,8 @@ pub struct Facts<'a> {
     pub io_reason: &'a str,
     /// `None` without an access log.
     pub access_log_dropped: Option<u64>,
-    /// The services of the plan that is live, each with how many endpoints it has.
-    pub endpoints: Vec<(&'a str, usize)>,
+    /// The services of the plan that is live, each with how many endpoints it has in each state.
+    pub endpoints: Vec<(&'a str, [usize; EndpointState::ALL.len()])>,
 }
 
 /// Who this proxy is; empty where the config does not say.
@@ -202,8 +203,10 @@ static METRICS: &[Metric] = &[
         help: "Endpoints of a service, by what is known of them; nobody checks their health yet.",
         labels: &["service", "state"],
         samples: |sources, samples| {
-            for (service, count) in &sources.facts.endpoints {
-                samples.value(&[service, "healthy"], *count as f64);
+            for (service, counts) in &sources.facts.endpoints {
+                for (state, count) in EndpointState::ALL.iter().zip(counts) {
+                    samples.value(&[service, state.name()], *count as f64);
+                }
             }
         },
     },
@@ -428,7 +431,7 @@ mod tests {
             io_backend: "epoll",
             io_reason: "io_uring_setup: \"forbidden\"",
             access_log_dropped: Some(4),
-            endpoints: vec![("shop", 2)],
+            endpoints: vec![("shop", [2, 1, 0])],
         }
     }
 
@@ -500,6 +503,7 @@ mod tests {
             r#"ringside_bytes_total{listener="web",direction="in"} 120"#,
             r#"ringside_bytes_total{listener="web",direction="out"} 0"#,
             r#"ringside_service_endpoints{service="shop",state="healthy"} 2"#,
+            r#"ringside_service_endpoints{service="shop",state="ejected"} 1"#,
             r#"ringside_config_generation 3"#,
             r#"ringside_config_applied_timestamp_seconds 1.5"#,
             r#"ringside_worker_connections_active{worker="0"} 0"#,

@@ -10,8 +10,8 @@ use reactor::{Instant, Reactor, Stream};
 use crate::plan::{Plan, Service};
 use crate::pool::IdlePool;
 use crate::telemetry::names::ServiceId;
-use crate::upstream::Attempt;
 use crate::upstream::service::ServiceState;
+use crate::upstream::{Attempt, Busy};
 use crate::worker::{Worker, moment};
 
 /// A connection to an endpoint. While idle in a pool its receive stays armed, so that its end, or
@@ -155,6 +155,15 @@ impl Upstreams {
         for service in self.counted.closed.borrow_mut().drain(..) {
             counters.upstream_closed(service);
         }
+    }
+
+    /// The endpoints that there is something to do with.
+    pub fn busy(&self) -> Vec<Busy> {
+        let mut busy = Vec::new();
+        for state in self.services.borrow().iter().flatten() {
+            state.add_busy(&mut busy);
+        }
+        busy
     }
 
     /// Closes all idle connections.

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use config::Labels;
+
 use crate::error::{Cause, Lack, Shortage};
 use crate::plan::{Discovery, Service};
 use crate::telemetry::names::ServiceId;
@@ -17,23 +19,36 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Picks an endpoint of the service.
-    pub fn begin(worker: &Worker, service: &Arc<Service>) -> Result<Attempt, Cause> {
+    /// Picks an endpoint of the service that has these labels.
+    pub fn begin(
+        worker: &Worker,
+        service: &Arc<Service>,
+        labels: &Labels,
+    ) -> Result<Attempt, Cause> {
         let state = worker.upstreams.state(worker, service);
-        let picked = state.start(&mut || worker.reactor.random());
-        let lack = match service.discovery {
-            Discovery::Static => Lack::Empty,
-            Discovery::Pushed => Lack::NeverPushed,
-            Discovery::Dns => Lack::DnsFailed,
-        };
-        let replica = picked.ok_or(Cause::NoEndpoint(lack))?;
-        Ok(Attempt { state, replica })
+        match state.start(labels, &mut || worker.reactor.random()) {
+            Some(replica) => Ok(Attempt { state, replica }),
+            None => Err(state.with_service(|service| why_none(service, labels))),
+        }
     }
 
     /// Looks at its service, as the newest plan has it.
     pub(super) fn with_service<T>(&self, look: impl FnOnce(&Service) -> T) -> T {
         self.state.with_service(look)
     }
+}
+
+/// Why the service has no endpoint for a request.
+fn why_none(service: &Service, labels: &Labels) -> Cause {
+    if service.endpoints.iter().any(|endpoint| endpoint.labels.include(labels)) {
+        return Cause::NoHealthyEndpoint;
+    }
+    Cause::NoEndpoint(match service.discovery {
+        _ if !service.endpoints.is_empty() => Lack::NoSuchSubset,
+        Discovery::Static => Lack::Empty,
+        Discovery::Pushed => Lack::NeverPushed,
+        Discovery::Dns => Lack::DnsFailed,
+    })
 }
 
 impl Drop for Attempt {

@@ -6,4 +6,4 @@ mod service;
 
 pub use connection::{Upstream, Upstreams};
 pub use dial::{Attempt, dial};
-pub use service::Replica;
+pub use service::{Busy, Replica};

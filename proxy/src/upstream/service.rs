@@ -1,4 +1,4 @@
-//! What a worker knows of one service, from plan to plan: its replicas, and the balancer that picks
+//! What a worker knows of one service, from plan to plan: its replicas, and the balancers that pick
 //! among them.
 
 use std::cell::{Cell, RefCell};
@@ -6,40 +6,66 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use balancer::Balancer;
+use config::Labels;
 use hashbrown::HashMap;
 use reactor::Address;
+use smallvec::SmallVec;
 
-use crate::plan::{Endpoint, Service};
+use crate::plan::{Endpoint, EndpointState, Service};
 use crate::pool::{IdlePool, PoolLimits};
+use crate::telemetry::names::ServiceId;
 use crate::upstream::Upstream;
 
 /// A service's state on one worker. Made when the first request goes there; what a new plan leaves
 /// in the service keeps its connections and its requests in flight.
 pub(super) struct ServiceState {
     service: RefCell<Arc<Service>>,
-    balancer: RefCell<Balancer>,
-    /// As in the balancer.
+    /// In the service's order.
     replicas: RefCell<Vec<Rc<Replica>>>,
+    /// The whole service, then its subsets.
+    groups: RefCell<Vec<Group>>,
+}
+
+/// Replicas that are picked among: those that have some labels, and that nobody took out.
+struct Group {
+    labels: Labels,
+    balancer: Balancer,
+    /// As in the balancer.
+    members: Vec<Rc<Replica>>,
 }
 
 /// An endpoint's state on one worker.
 pub struct Replica {
     pub endpoint: Arc<Endpoint>,
     pool: RefCell<IdlePool<Upstream>>,
-    /// Where the balancer has it; `None` when it is no longer of the service.
-    place: Cell<Option<usize>>,
+    /// Requests that were sent to it and have not ended.
+    active: Cell<u32>,
+    /// The groups that it is in, by index, and where their balancers have it.
+    places: RefCell<SmallVec<[(usize, usize); 1]>>,
+    /// Whether connections to it are worth keeping.
+    is_current: Cell<bool>,
+}
+
+/// What a worker has to do with an endpoint.
+pub struct Busy {
+    pub service: ServiceId,
+    pub endpoint: Arc<Endpoint>,
+    /// Exchanges, tunnels and TCP connections that have not ended.
+    pub requests: usize,
+    /// Connections that wait for the next request.
+    pub idle: usize,
 }
 
 impl ServiceState {
-    /// `rng` decides where the balancer begins.
+    /// `rng` decides where the balancers begin.
     pub(super) fn new(service: &Arc<Service>, rng: &mut impl FnMut() -> u64) -> ServiceState {
-        let balancer = Balancer::new(service.policy, Vec::new(), rng);
         let state = ServiceState {
             service: RefCell::new(service.clone()),
-            balancer: RefCell::new(balancer),
             replicas: RefCell::default(),
+            groups: RefCell::default(),
         };
-        state.replace_replicas(service, rng);
+        state.replace_replicas(service);
+        state.regroup(service, rng);
         state
     }
 
@@ -53,13 +79,14 @@ impl ServiceState {
         if Arc::ptr_eq(&self.service.borrow(), service) {
             return;
         }
-        self.replace_replicas(service, rng);
+        self.replace_replicas(service);
+        self.regroup(service, rng);
         *self.service.borrow_mut() = service.clone();
     }
 
     /// Replicas that stay keep their pools and what is in flight; of the others idle connections are
     /// closed, and busy ones are not kept.
-    fn replace_replicas(&self, service: &Service, rng: &mut impl FnMut() -> u64) {
+    fn replace_replicas(&self, service: &Service) {
         let limits = PoolLimits {
             idle: service.pool.idle_per_endpoint,
             idle_timeout: service.pool.idle_timeout,
@@ -67,47 +94,79 @@ impl ServiceState {
         let old = self.replicas.take();
         let mut known: HashMap<&Address, &Rc<Replica>> =
             old.iter().map(|replica| (&replica.endpoint.address, replica)).collect();
-        let mut balanced = Vec::with_capacity(service.endpoints.len());
-        let mut replicas = Vec::with_capacity(service.endpoints.len());
-        {
-            let before = self.balancer.borrow();
-            for (place, endpoint) in service.endpoints.iter().enumerate() {
-                let mut entry = balancer::Endpoint::new(endpoint.weight);
-                let replica = match known.remove(&endpoint.address) {
-                    Some(replica) => {
-                        if let Some(old) = replica.place.replace(Some(place)) {
-                            entry.active = before.endpoints()[old].active;
-                        }
-                        replica.pool.borrow_mut().set_limits(limits);
-                        replica.clone()
-                    }
-                    None => Rc::new(Replica {
-                        endpoint: endpoint.clone(),
-                        pool: RefCell::new(IdlePool::new(limits)),
-                        place: Cell::new(Some(place)),
-                    }),
-                };
-                balanced.push(entry);
-                replicas.push(replica);
+        let replicas = service.endpoints.iter().map(|endpoint| {
+            let replica = match known.remove(&endpoint.address) {
+                Some(replica) => {
+                    replica.pool.borrow_mut().set_limits(limits);
+                    replica.clone()
+                }
+                None => Rc::new(Replica::new(endpoint.clone(), limits)),
+            };
+            match endpoint.state {
+                EndpointState::Healthy | EndpointState::Ejected => replica.is_current.set(true),
+                EndpointState::Draining => replica.retire(),
             }
-        }
+            replica
+        });
+        let replicas = replicas.collect();
         known.into_values().for_each(|gone| gone.retire());
-        *self.balancer.borrow_mut() = Balancer::new(service.policy, balanced, rng);
         *self.replicas.borrow_mut() = replicas;
     }
 
-    /// Picks a replica for a request; see [`ServiceState::finished`].
-    pub(super) fn start(&self, rng: &mut impl FnMut() -> u64) -> Option<Rc<Replica>> {
-        let mut balancer = self.balancer.borrow_mut();
-        let place = balancer.pick(rng, |_| true)?;
-        balancer.started(place);
-        Some(self.replicas.borrow()[place].clone())
+    /// Makes the balancers anew.
+    fn regroup(&self, service: &Service, rng: &mut impl FnMut() -> u64) {
+        let replicas = self.replicas.borrow();
+        for group in self.groups.take() {
+            group.members.iter().for_each(|replica| replica.places.borrow_mut().clear());
+        }
+        let whole = Labels::default();
+        let groups = [&whole].into_iter().chain(&service.subsets).enumerate();
+        let groups = groups.map(|(index, labels)| {
+            let mut balanced = Vec::new();
+            let mut members = Vec::new();
+            for (replica, endpoint) in replicas.iter().zip(&service.endpoints) {
+                if endpoint.state == EndpointState::Healthy && endpoint.labels.include(labels) {
+                    replica.places.borrow_mut().push((index, members.len()));
+                    let active = replica.active.get();
+                    balanced.push(balancer::Endpoint { weight: endpoint.weight, active });
+                    members.push(replica.clone());
+                }
+            }
+            let balancer = Balancer::new(service.policy, balanced, rng);
+            Group { labels: labels.clone(), balancer, members }
+        });
+        *self.groups.borrow_mut() = groups.collect();
+    }
+
+    /// Picks a replica that has these labels for a request; see [`ServiceState::finished`].
+    pub(super) fn start(
+        &self,
+        labels: &Labels,
+        rng: &mut impl FnMut() -> u64,
+    ) -> Option<Rc<Replica>> {
+        let mut groups = self.groups.borrow_mut();
+        let (index, place) = match groups.iter().position(|group| group.labels == *labels) {
+            Some(index) => (index, groups[index].balancer.pick(rng, |_| true)?),
+            None => {
+                // The exchange is older than the newest plan, in which nobody asks for this any more.
+                let Group { balancer, members, .. } = &mut groups[0];
+                (0, balancer.pick(rng, |place| members[place].endpoint.labels.include(labels))?)
+            }
+        };
+        let replica = groups[index].members[place].clone();
+        replica.active.set(replica.active.get() + 1);
+        for (group, place) in &*replica.places.borrow() {
+            groups[*group].balancer.started(*place);
+        }
+        Some(replica)
     }
 
     /// A request that was started there has ended.
     pub(super) fn finished(&self, replica: &Replica) {
-        if let Some(place) = replica.place.get() {
-            self.balancer.borrow_mut().finished(place);
+        replica.active.set(replica.active.get().saturating_sub(1));
+        let mut groups = self.groups.borrow_mut();
+        for (group, place) in &*replica.places.borrow() {
+            groups[*group].balancer.finished(*place);
         }
     }
 
@@ -118,6 +177,18 @@ impl ServiceState {
         }
     }
 
+    /// Adds the replicas that there is something to do with.
+    pub(super) fn add_busy(&self, busy: &mut Vec<Busy>) {
+        let service = self.service.borrow().id;
+        for replica in &*self.replicas.borrow() {
+            let (requests, idle) = (replica.active.get() as usize, replica.pool.borrow().len());
+            if requests + idle > 0 {
+                let endpoint = replica.endpoint.clone();
+                busy.push(Busy { service, endpoint, requests, idle });
+            }
+        }
+    }
+
     /// The service is no longer there.
     pub(super) fn retire(&self) {
         self.replicas.borrow().iter().for_each(|replica| replica.retire());
@@ -125,17 +196,27 @@ impl ServiceState {
 }
 
 impl Replica {
+    fn new(endpoint: Arc<Endpoint>, limits: PoolLimits) -> Replica {
+        Replica {
+            endpoint,
+            pool: RefCell::new(IdlePool::new(limits)),
+            active: Cell::new(0),
+            places: RefCell::default(),
+            is_current: Cell::new(true),
+        }
+    }
+
     pub(super) fn pool(&self) -> &RefCell<IdlePool<Upstream>> {
         &self.pool
     }
 
     /// Whether connections to it are worth keeping.
     pub(super) fn is_current(&self) -> bool {
-        self.place.get().is_some()
+        self.is_current.get()
     }
 
     fn retire(&self) {
-        self.place.set(None);
+        self.is_current.set(false);
         self.pool.borrow_mut().clear();
     }
 }
