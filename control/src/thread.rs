@@ -35,6 +35,8 @@ pub struct Options {
     pub initial: Initial,
     /// Tells whoever started the process a fact.
     pub say: fn(fmt::Arguments<'_>),
+    /// Called first on the thread, before it starts others.
+    pub on_thread: fn(),
     /// Hears that the files are read again (`true`), and that this is over, whatever came of it.
     pub reloading: fn(bool),
 }
@@ -69,7 +71,7 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();
-    let Options { program, initial, auth, say, reloading, .. } = options;
+    let Options { program, initial, auth, say, on_thread, reloading, .. } = options;
     let guard = match admin {
         Some(_) => {
             let state = initial.state.as_ref().map(|state| state.path());
@@ -88,9 +90,10 @@ pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
     let admin_address = admin.as_ref().map(|bound| bound.address.clone());
     let probes_address = probes.as_ref().map(|bound| bound.address.clone());
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = thread::Builder::new()
-        .name("control".to_owned())
-        .spawn(move || run(&runtime, state, admin, probes, (&told, reloading), ended))?;
+    let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+        on_thread();
+        run(&runtime, state, admin, probes, (&told, reloading), ended);
+    })?;
     Ok(Control {
         phase,
         reload,

@@ -99,7 +99,8 @@ fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
     let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
     let initial = control::Initial::of(document).unwrap();
     let say = |fact: std::fmt::Arguments<'_>| eprintln!("{fact}");
-    Options { admin, auth: config::Auth::None, probes, program, initial, say, reloading: |_| {} }
+    let (auth, on_thread, reloading) = (config::Auth::None, || {}, |_| {});
+    Options { admin, auth, probes, program, initial, say, on_thread, reloading }
 }
 
 fn start(workers: Workers) -> Control {

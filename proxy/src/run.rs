@@ -419,6 +419,8 @@ fn start_control(
         },
         initial,
         say,
+        // Where that is forbidden, a push costs the workers what it costs.
+        on_thread: || drop(reactor::stand_back()),
         reloading: |begins| match begins {
             true => service_manager::tell(State::Reloading, "reading the config again"),
             false => service_manager::tell(State::Ready, "serving"),

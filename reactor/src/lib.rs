@@ -52,7 +52,9 @@ pub use executor::expect;
 pub use ledger::{Budget, Charge};
 pub use listener::{AcceptError, Accepted, BACKLOG, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
-pub use process::{Signal, Signals, monotonic_ns, raise_descriptor_limit, refuse_huge_pages};
+pub use process::{
+    Signal, Signals, monotonic_ns, raise_descriptor_limit, refuse_huge_pages, stand_back,
+};
 pub use remote::{WORKERS_MAX, WorkerId};
 pub use runtime::{
     Backend, Census, Either, Options, Reactor, Sleep, Timeout, both, probe_io_uring, race, run,
