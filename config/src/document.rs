@@ -16,7 +16,7 @@ use crate::config::{CONFIG, Role, config};
 use crate::defaults::with_defaults;
 use crate::definition::{Kind as Shape, Object, Presence};
 use crate::diagnostic::{Diagnostics, quoted};
-use crate::fingerprint::fingerprint;
+use crate::fingerprint::{fingerprint, of_texts};
 use crate::load::{Failure, Format, Loaded, Text, read, read_texts};
 use crate::reader::default_node;
 use crate::report::{Problem, Report};
@@ -109,6 +109,21 @@ impl Document {
         let texts = read_texts(paths)?;
         let from_environment = |name: &str| std::env::var(name).ok();
         read(texts, Some(&from_environment)).map_err(Failure::Invalid)
+    }
+
+    /// The same, unless the files hold the very texts of which this is the [`Document::text_hash`].
+    pub fn load_if_other(paths: &[PathBuf], known: u64) -> Result<Option<Document>, Failure> {
+        let texts = read_texts(paths)?;
+        if of_texts(texts.iter().map(Text::parts)) == known {
+            return Ok(None);
+        }
+        let from_environment = |name: &str| std::env::var(name).ok();
+        read(texts, Some(&from_environment)).map(Some).map_err(Failure::Invalid)
+    }
+
+    /// Changes when a byte of its texts does, or what they are called.
+    pub fn text_hash(&self) -> u64 {
+        of_texts(self.sources.texts().map(|(name, text)| (name, text.as_bytes())))
     }
 
     /// Reads one text, as a push brings it: `${NAME}` stays what it is.

@@ -11,6 +11,17 @@ pub(crate) fn fingerprint(tree: &Node) -> String {
     format!("{:016x}", hash.0)
 }
 
+/// Of texts, to the byte, with their names.
+pub(crate) fn of_texts<'t>(texts: impl Iterator<Item = (&'t str, &'t [u8])>) -> u64 {
+    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    for (name, text) in texts {
+        hash.tagged(b't', name);
+        text.iter().for_each(|byte| hash.byte(*byte));
+        hash.byte(0xff);
+    }
+    hash.0
+}
+
 struct Fnv(u64);
 
 impl Fnv {

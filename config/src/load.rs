@@ -26,6 +26,15 @@ pub struct Loaded {
     pub hash: String,
 }
 
+impl Loaded {
+    /// What is left to know once a plan has been made of it: routes are most of a config, and the plan
+    /// has them.
+    pub fn without_routes(mut self) -> Loaded {
+        self.config.routes = Vec::new();
+        self
+    }
+}
+
 /// Why there is no config.
 #[derive(Debug)]
 pub enum Failure {
@@ -96,6 +105,11 @@ pub(crate) struct Text {
 }
 
 impl Text {
+    /// Its name, and what it says.
+    pub(crate) fn parts(&self) -> (&str, &[u8]) {
+        (&self.name, &self.bytes)
+    }
+
     /// At most one byte more than may be there, so that too much is noticed and not stored.
     pub(crate) fn new(name: &str, bytes: &[u8], format: Format) -> Text {
         let bytes = bytes[..bytes.len().min(SOURCE_BYTES_MAX + 1)].to_vec();

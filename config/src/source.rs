@@ -55,6 +55,11 @@ impl Sources {
         self.list.len() as u32 - 1
     }
 
+    /// Names and texts.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.list.iter().map(|source| (source.name.as_str(), source.text.as_str()))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }

@@ -123,8 +123,8 @@ impl Builder {
             return Ok(());
         };
         let value = match content {
-            Content::List(items) => Value::List(items),
-            Content::Map { entries, merged, .. } => Value::Map(merge(entries, merged)),
+            Content::List(items) => Value::List(fitted(items)),
+            Content::Map { entries, merged, .. } => Value::Map(fitted(merge(entries, merged))),
         };
         let span = Span { end: end.end.max(span.end), ..span };
         let node = Node { span, value };
@@ -190,6 +190,12 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// Most lists and maps have one or two items, and all of them stay.
+fn fitted<T>(mut items: Vec<T>) -> Vec<T> {
+    items.shrink_to_fit();
+    items
 }
 
 fn refuse_tag(has_tag: bool, span: Span) -> Result<(), Problem> {

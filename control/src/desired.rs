@@ -102,6 +102,8 @@ struct Told {
     past: VecDeque<Arc<Past>>,
     /// The hash of what the files said when they were read last.
     file_hash: String,
+    /// The hash of the texts in which they said it.
+    file_texts: u64,
     /// What was wrong with the files when they were read last; empty if nothing was.
     complaint: String,
     /// How many configs were refused.
@@ -112,6 +114,7 @@ struct Told {
 pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) document: Document,
+    /// Without its routes.
     pub(crate) loaded: Loaded,
     /// Where it came from, in words.
     pub(crate) origin: String,
@@ -225,7 +228,8 @@ impl Desired {
         let Initial { document, loaded, origin, file_hash, files, source, state } = initial;
         let (_, live) = watch::channel(workers);
         let applied_at = SystemTime::now();
-        let changes = Vec::new();
+        let (changes, loaded) = (Vec::new(), loaded.without_routes());
+        let file_texts = document.text_hash();
         let first = Generation { number: 1, document, loaded, origin, applied_at, changes, live };
         let newest = Arc::new(first);
         Desired {
@@ -239,6 +243,7 @@ impl Desired {
                 newest,
                 past: VecDeque::new(),
                 file_hash,
+                file_texts,
                 complaint: String::new(),
                 rejected: 0,
             }),
@@ -319,10 +324,18 @@ impl Desired {
     }
 
     /// What is live is what the files say.
-    fn heed(&self, file_hash: String) {
+    fn heed(&self, file_hash: String, file_texts: u64) {
         let mut told = self.told();
-        told.file_hash = file_hash;
+        (told.file_hash, told.file_texts) = (file_hash, file_texts);
         told.complaint.clear();
+    }
+
+    /// The files say what they said: a push lives until they say something new.
+    fn heed_nothing(&self, because: Because) {
+        self.told().complaint.clear();
+        if because == Because::Told {
+            self.say(format_args!("reload: nothing has changed"));
+        }
     }
 
     /// Whether the files were good when the process began.
@@ -451,7 +464,7 @@ impl<P: DataPlane> State<P> {
                     .desired
                     .say(format_args!("the config is live and not kept for a restart: {error}"));
             }
-            Ok((document, loaded))
+            Ok((document, loaded.without_routes()))
         });
         let (document, loaded) = applied.await?;
         let (count, live) = watch::channel(0);
@@ -500,13 +513,19 @@ impl<P: DataPlane> State<P> {
                  at start only"
             ));
         }
-        if because == Because::Changed && *self.phase.borrow() == Phase::Draining {
+        if *self.phase.borrow() == Phase::Draining {
+            if because == Because::Told {
+                let why = format!("{}; the config stays as it is", Denial::Draining);
+                desired.complain(because, why);
+            }
             return;
         }
-        let files = desired.files.clone();
-        let read = in_background(move || Document::load(&files)).await;
+        let (files, known) = (desired.files.clone(), desired.told().file_texts);
+        // What is read is a hundred times what it was read from: not for a touch.
+        let read = in_background(move || Document::load_if_other(&files, known)).await;
         let document = match read {
-            Ok(document) => document,
+            Ok(Some(document)) => document,
+            Ok(None) => return desired.heed_nothing(because),
             Err(Failure::Invalid(found)) => {
                 let why = format!("the config is invalid, the old one stays\n{found}");
                 return desired.refuse(because, why);
@@ -515,20 +534,16 @@ impl<P: DataPlane> State<P> {
                 return desired.refuse(because, format!("{unreadable}; the config stays as it is"));
             }
         };
-        let hash = document.hash();
-        if desired.told().file_hash == hash && *self.phase.borrow() != Phase::Draining {
-            // A push lives until the files say something new.
-            desired.told().complaint.clear();
-            if because == Because::Told {
-                desired.say(format_args!("reload: nothing has changed"));
-            }
-            return;
+        let (hash, texts) = (document.hash(), document.text_hash());
+        if desired.told().file_hash == hash {
+            desired.told().file_texts = texts;
+            return desired.heed_nothing(because);
         }
         let terms = Terms { origin: "the files".to_owned(), if_match: None, dry_run: false };
         let outcome = self.change(terms, move |_| Ok(document)).await;
         match outcome {
             Ok(outcome) => {
-                desired.heed(hash);
+                desired.heed(hash, texts);
                 self.say_outcome(&outcome).await;
             }
             // The change was counted as refused already.
