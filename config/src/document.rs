@@ -106,9 +106,7 @@ impl Document {
     /// Reads files and folders (their `.yaml`, `.yml`, `.toml` and `.json` files, by name) as one
     /// document. Lists join; `${NAME}` is taken from the environment.
     pub fn load(paths: &[PathBuf]) -> Result<Document, Failure> {
-        let texts = read_texts(paths)?;
-        let from_environment = |name: &str| std::env::var(name).ok();
-        read(texts, Some(&from_environment)).map_err(Failure::Invalid)
+        Document::of_files(read_texts(paths)?)
     }
 
     /// The same, unless the files hold the very texts of which this is the [`Document::text_hash`].
@@ -117,8 +115,12 @@ impl Document {
         if of_texts(texts.iter().map(Text::parts)) == known {
             return Ok(None);
         }
+        Document::of_files(texts).map(Some)
+    }
+
+    fn of_files(texts: Vec<Text>) -> Result<Document, Failure> {
         let from_environment = |name: &str| std::env::var(name).ok();
-        read(texts, Some(&from_environment)).map(Some).map_err(Failure::Invalid)
+        read(texts, Some(&from_environment)).map_err(Failure::Invalid)
     }
 
     /// Changes when a byte of its texts does, or what they are called.

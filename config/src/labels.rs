@@ -12,28 +12,39 @@ const LABELS_MAX: usize = 64;
 const KEY_BYTES_MAX: usize = 256;
 const VALUE_BYTES_MAX: usize = 256;
 
-/// Keys with their values, by key; cheap to clone.
+/// Keys with their values, by key; cheap to clone, and nothing where there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
+pub struct Labels(Option<Arc<[Label]>>);
+
+type Label = (Box<str>, Box<str>);
 
 impl Labels {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Whether all of `wanted` are among these.
     pub fn include(&self, wanted: &Labels) -> bool {
-        let has = |(key, value): &(Box<str>, Box<str>)| self.get(key) == Some(value);
-        wanted.0.iter().all(has)
+        wanted.list().iter().all(|(key, value)| self.get(key) == Some(value))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+        self.list().iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    /// As one writes them.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.iter().map(|(key, value)| (key.to_owned(), serde_json::Value::from(value))).collect()
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
-        Some(&self.0[at].1)
+        let list = self.list();
+        let at = list.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        Some(&list[at].1)
+    }
+
+    fn list(&self) -> &[Label] {
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
@@ -59,7 +70,8 @@ pub(crate) fn labels(node: &Node, report: &mut Report<'_>) -> Option<Labels> {
         }
     };
     if entries.len() > LABELS_MAX {
-        report.add(Problem::error(node.span, format!("there are at most {LABELS_MAX} labels")));
+        let problem = Problem::error(node.span, format!("there are at most {LABELS_MAX} labels"));
+        report.add(problem.hint("leave out those that no backend asks for"));
         return None;
     }
     let read = entries.iter().map(|entry| {
@@ -76,10 +88,10 @@ pub(crate) fn labels(node: &Node, report: &mut Report<'_>) -> Option<Labels> {
         key.zip(value)
     });
     // All are read before it gives up.
-    let read: Vec<Option<(Box<str>, Box<str>)>> = read.collect();
+    let read: Vec<Option<Label>> = read.collect();
     let mut labels = read.into_iter().collect::<Option<Vec<_>>>()?;
     labels.sort_unstable();
-    Some(Labels(labels.into()))
+    Some(Labels((!labels.is_empty()).then(|| labels.into())))
 }
 
 fn is_key(given: &str) -> bool {

@@ -250,3 +250,31 @@ fn regexes_without_end() {
         "too large together",
     );
 }
+
+#[test]
+fn labels_without_end() {
+    let config = |endpoint: &str, backends: &str| {
+        format!(
+            "listeners: [{{ name: web, address: \"127.0.0.1:80\", http: {{}} }}]\n\
+             services: [{{ name: a, endpoints: [{{ address: \"127.0.0.1:81\", labels: {{ {endpoint} }} }}] }}]\n\
+             routes: [{{ name: r, backends: [{backends}] }}]\n"
+        )
+    };
+    let plain = "{ service: a }";
+    let many: Vec<String> = (0..65).map(|key| format!("k{key}: v")).collect();
+    expect(&config(&many.join(", "), plain), Format::Yaml, "at most 64 labels");
+    assert!(parse("labels", &config(&many[1..].join(", "), plain), Format::Yaml).is_ok());
+    let long = format!("k: {}", "v".repeat(257));
+    expect(&config(&long, plain), Format::Yaml, "is not the value of a label");
+    expect(&config("k: \"a\\nb\"", plain), Format::Yaml, "is not the value of a label");
+    let long = format!("{}: v", "k".repeat(257));
+    expect(&config(&long, plain), Format::Yaml, "is not the key of a label");
+
+    let parts = |count: usize| {
+        let part = |number| format!("{{ service: a, labels: {{ k: v{number} }} }}");
+        // Twice the same is one part.
+        (0..count).chain([0]).map(part).collect::<Vec<_>>().join(", ")
+    };
+    assert!(parse("parts", &config("k: v", &parts(256)), Format::Yaml).is_ok());
+    expect(&config("k: v", &parts(257)), Format::Yaml, "into more than 256 parts");
+}

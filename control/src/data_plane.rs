@@ -1,7 +1,5 @@
 //! What control asks of the data plane, and how a worker answers.
 
-use std::sync::Arc;
-
 use tokio::sync::oneshot;
 
 /// The data plane as control sees it: workers that can be asked for their counters.
@@ -82,83 +80,10 @@ pub trait DataPlane: Send + Sync + 'static {
     fn explain(&self, question: &serde_json::Value) -> Result<serde_json::Value, String>;
 }
 
-impl<P: DataPlane> DataPlane for Arc<P> {
-    type Counters = P::Counters;
-    type Busy = P::Busy;
-
-    fn workers(&self) -> usize {
-        P::workers(self)
-    }
-
-    fn counters(&self, worker: usize, answer: Answer<Self::Counters>) {
-        P::counters(self, worker, answer);
-    }
-
-    fn render(&self, counters: &[Self::Counters], out: &mut String) {
-        P::render(self, counters, out);
-    }
-
-    fn apply(
-        &self,
-        loaded: &config::Loaded,
-        generation: u64,
-        answers: Vec<Answer<()>>,
-    ) -> Result<(), Refusal> {
-        P::apply(self, loaded, generation, answers)
-    }
-
-    fn apply_endpoints(
-        &self,
-        services: &[(String, Vec<config::Endpoint>)],
-        answers: Vec<Answer<()>>,
-    ) -> Result<(), String> {
-        P::apply_endpoints(self, services, answers)
-    }
-
-    fn set_endpoint(
-        &self,
-        service: &str,
-        endpoint: &config::Address,
-        state: EndpointState,
-        answers: Vec<Answer<()>>,
-    ) -> Result<(), String> {
-        P::set_endpoint(self, service, endpoint, state, answers)
-    }
-
-    fn busy(&self, worker: usize, answer: Answer<Self::Busy>) {
-        P::busy(self, worker, answer);
-    }
-
-    fn endpoints(&self, busy: &[Self::Busy]) -> Vec<serde_json::Value> {
-        P::endpoints(self, busy)
-    }
-
-    fn tidy(&self) {
-        P::tidy(self);
-    }
-
-    fn set_aside(&self, aside: bool) {
-        P::set_aside(self, aside);
-    }
-
-    fn quit(&self) {
-        P::quit(self);
-    }
-
-    fn listeners(&self) -> Vec<serde_json::Value> {
-        P::listeners(self)
-    }
-
-    fn explain(&self, question: &serde_json::Value) -> Result<serde_json::Value, String> {
-        P::explain(self, question)
-    }
-}
-
 /// What an operator made of an endpoint. It stays with the address, through new configs and new sets
 /// of endpoints, until that is of the service no longer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
-    #[default]
     Healthy,
     /// It gets no requests; its idle connections stay as long as they are kept anyway.
     Ejected,

@@ -516,7 +516,7 @@ impl<P: DataPlane> State<P> {
         if *self.phase.borrow() == Phase::Draining {
             if because == Because::Told {
                 let why = format!("{}; the config stays as it is", Denial::Draining);
-                desired.complain(because, why);
+                desired.refuse(because, why);
             }
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use config::{Config, Endpoint, EndpointChange, EndpointPush, Labels, Source};
+use config::{Config, Endpoint, EndpointChange, EndpointPush, Source};
 use serde_json::{Value as Json, json};
 
 use crate::state_dir::seconds_since_1970;
@@ -22,11 +22,6 @@ pub(crate) struct Set {
     /// Sorted by address, so that sets compare.
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) at: SystemTime,
-}
-
-/// Labels as one writes them.
-fn labels_json(labels: &Labels) -> Json {
-    labels.iter().map(|(key, value)| (key.to_owned(), Json::from(value))).collect()
 }
 
 /// Why a push changes nothing.
@@ -129,7 +124,7 @@ impl Pushed {
                 json!({
                     "address": endpoint.address.to_string(),
                     "weight": endpoint.weight,
-                    "labels": labels_json(&endpoint.labels),
+                    "labels": endpoint.labels.to_json(),
                 })
             });
             let set = json!({

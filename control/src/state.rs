@@ -19,7 +19,7 @@ const SAVE_AFTER: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct State<P> {
-    pub(crate) plane: P,
+    pub(crate) plane: Arc<P>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) set_phase: watch::Sender<Phase>,
     pub(crate) started: Instant,

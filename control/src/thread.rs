@@ -66,7 +66,7 @@ pub struct Control {
 /// # Errors
 /// A listener that could not be bound, with its address and what to check; or the thread or its
 /// runtime could not be made.
-pub fn start<P: DataPlane>(options: Options, plane: P) -> io::Result<Control> {
+pub fn start<P: DataPlane>(options: Options, plane: Arc<P>) -> io::Result<Control> {
     let admin = options.admin.as_ref().map(Bound::admin).transpose()?;
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use control::{
@@ -104,7 +104,7 @@ fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
 }
 
 fn start(workers: Workers) -> Control {
-    control::start(options(any_port(), any_port()), workers).unwrap()
+    control::start(options(any_port(), any_port()), Arc::new(workers)).unwrap()
 }
 
 fn two() -> Workers {
@@ -252,7 +252,7 @@ fn a_head_that_is_too_large_is_refused() {
 fn admin_on_a_unix_socket_is_for_its_owner() {
     let path = socket_path("owner");
     let admin = Some(Listen::Unix(path.clone()));
-    let control = control::start(options(admin, None), two()).unwrap();
+    let control = control::start(options(admin, None), Arc::new(two())).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let stream = UnixStream::connect(&path).unwrap();
     let answer = answer_to(stream, "GET /version HTTP/1.1\r\nhost: ringside\r\n\r\n");
@@ -266,8 +266,8 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let path = socket_path("stale");
     drop(UnixListener::bind(&path).unwrap());
     let admin = || options(Some(Listen::Unix(path.clone())), None);
-    let control = control::start(admin(), two()).unwrap();
-    let error = control::start(admin(), two()).unwrap_err();
+    let control = control::start(admin(), Arc::new(two())).unwrap();
+    let error = control::start(admin(), Arc::new(two())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(error.to_string().contains("another ringside serves there"), "{error}");
     control.shutdown();
@@ -275,7 +275,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 
 #[track_caller]
 fn refused(admin: Option<Listen>, probes: Option<Listen>, words: &[&str]) -> io::Error {
-    let error = control::start(options(admin, probes), two()).unwrap_err();
+    let error = control::start(options(admin, probes), Arc::new(two())).unwrap_err();
     for word in words {
         assert!(error.to_string().contains(word), "no {word:?} in {error}");
     }
@@ -312,7 +312,8 @@ fn a_predecessor_has_two_seconds_to_leave() {
         drop((taken, held));
     });
     let probes = Some(Listen::Tcp(address));
-    let control = control::start(options(Some(Listen::Unix(path)), probes), two()).unwrap();
+    let control =
+        control::start(options(Some(Listen::Unix(path)), probes), Arc::new(two())).unwrap();
     assert_eq!(tcp(control.probes_address()), address);
     leave.join().unwrap();
 }
@@ -320,7 +321,7 @@ fn a_predecessor_has_two_seconds_to_leave() {
 #[test]
 fn ipv4_in_ipv6_clothes_is_loopback_too() {
     let mapped = Some(Listen::Tcp("[::ffff:127.0.0.1]:0".parse().unwrap()));
-    let control = control::start(options(mapped, None), two()).unwrap();
+    let control = control::start(options(mapped, None), Arc::new(two())).unwrap();
     let address = tcp(control.admin_address());
     let stream = TcpStream::connect(address).unwrap();
     let request = format!("GET /version HTTP/1.1\r\nhost: {address}\r\n\r\n");

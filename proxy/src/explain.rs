@@ -544,7 +544,7 @@ impl Forwarding {
             });
             json!({
                 "service": side.service,
-                "labels": labels_json(&side.labels),
+                "labels": side.labels.to_json(),
                 "probability": side.probability,
                 "request_headers": edits_json(&side.request_edits),
                 "response_headers": edits_json(&side.response_edits),
@@ -568,11 +568,6 @@ impl Forwarding {
             },
         })
     }
-}
-
-fn labels_json(labels: &Labels) -> Value {
-    let labels = labels.iter().map(|(key, value)| (key.to_owned(), json!(value)));
-    Value::Object(labels.collect())
 }
 
 fn edits_json(edits: &Edits) -> Value {

@@ -260,14 +260,11 @@ impl DataPlane for Plane {
         let one = |(service, endpoint): (&Arc<Service>, &Arc<Endpoint>)| {
             let sum = sums.get(&(service.id, &endpoint.address)).copied();
             let (requests, idle) = sum.unwrap_or_default();
-            let labels = endpoint.labels.iter();
-            let labels: Json =
-                labels.map(|(key, value)| (key.to_owned(), Json::from(value))).collect();
             json!({
                 "service": service.name,
                 "address": endpoint.name,
                 "weight": endpoint.weight,
-                "labels": labels,
+                "labels": endpoint.labels.to_json(),
                 "state": endpoint.state.name(),
                 "requests": requests,
                 "idle_connections": idle,

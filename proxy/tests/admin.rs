@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,6 +24,7 @@ on_both_drivers! {
     web_pages_do_not_reach_admin,
     heads_that_are_too_large_are_refused,
     slow_clients_of_the_probes_hold_nobody_up,
+    the_control_thread_stands_back,
 }
 
 const ADMIN: &str = r#"admin: { address: "127.0.0.1:0", auth: none }"#;
@@ -451,4 +453,19 @@ fn a_unix_socket_is_for_its_owner_alone() {
     proxy.signal("TERM");
     assert_eq!(proxy.exit_code(), Some(0));
     assert!(!path.exists(), "it is removed at the end");
+}
+
+/// `proc_pid_stat(5)`: nice is the 19th field, the 16th behind the name.
+fn the_control_thread_stands_back(io: &str) {
+    let proxy = Proxy::start(io, &config(Origin::bind().address, "", "", ADMIN));
+    // It has answered, so it has begun.
+    assert_eq!(get(proxy.probes(), "/livez").status(), 200);
+    let mut nice = HashMap::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", proxy.id())).unwrap() {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        let value: i32 = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
+        nice.insert(name.to_owned(), value);
+    }
+    assert_eq!([nice["control"], nice["worker-0"]], [19, 0], "{nice:?}");
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use config::Labels;
 
-use crate::error::{Cause, Lack, Shortage};
-use crate::plan::{Discovery, Service};
+use crate::error::{Cause, Shortage};
+use crate::plan::Service;
 use crate::telemetry::names::ServiceId;
 use crate::upstream::Upstream;
 use crate::upstream::service::{Replica, ServiceState};
@@ -28,7 +28,7 @@ impl Attempt {
         let state = worker.upstreams.state(worker, service);
         match state.start(labels, &mut || worker.reactor.random()) {
             Some(replica) => Ok(Attempt { state, replica }),
-            None => Err(state.with_service(|service| why_none(service, labels))),
+            None => Err(state.why_none(labels)),
         }
     }
 
@@ -36,19 +36,6 @@ impl Attempt {
     pub(super) fn with_service<T>(&self, look: impl FnOnce(&Service) -> T) -> T {
         self.state.with_service(look)
     }
-}
-
-/// Why the service has no endpoint for a request.
-fn why_none(service: &Service, labels: &Labels) -> Cause {
-    if service.endpoints.iter().any(|endpoint| endpoint.labels.include(labels)) {
-        return Cause::NoHealthyEndpoint;
-    }
-    Cause::NoEndpoint(match service.discovery {
-        _ if !service.endpoints.is_empty() => Lack::NoSuchSubset,
-        Discovery::Static => Lack::Empty,
-        Discovery::Pushed => Lack::NeverPushed,
-        Discovery::Dns => Lack::DnsFailed,
-    })
 }
 
 impl Drop for Attempt {

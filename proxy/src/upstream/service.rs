@@ -11,7 +11,8 @@ use hashbrown::HashMap;
 use reactor::Address;
 use smallvec::SmallVec;
 
-use crate::plan::{Endpoint, EndpointState, Service};
+use crate::error::{Cause, Lack};
+use crate::plan::{Discovery, Endpoint, EndpointState, Service};
 use crate::pool::{IdlePool, PoolLimits};
 use crate::telemetry::names::ServiceId;
 use crate::upstream::Upstream;
@@ -29,6 +30,8 @@ pub(super) struct ServiceState {
 /// Replicas that are picked among: those that have some labels, and that nobody took out.
 struct Group {
     labels: Labels,
+    /// Whether an endpoint has the labels, and be it one that was taken out.
+    is_known: bool,
     balancer: Balancer,
     /// As in the balancer.
     members: Vec<Rc<Replica>>,
@@ -124,8 +127,11 @@ impl ServiceState {
         let groups = groups.map(|(index, labels)| {
             let mut balanced = Vec::new();
             let mut members = Vec::new();
-            for (replica, endpoint) in replicas.iter().zip(&service.endpoints) {
-                if endpoint.state == EndpointState::Healthy && endpoint.labels.include(labels) {
+            let all = replicas.iter().zip(&service.endpoints);
+            let mut known = all.filter(|(_, endpoint)| endpoint.labels.include(labels)).peekable();
+            let is_known = known.peek().is_some();
+            for (replica, endpoint) in known {
+                if endpoint.state == EndpointState::Healthy {
                     replica.places.borrow_mut().push((index, members.len()));
                     let active = replica.active.get();
                     balanced.push(balancer::Endpoint { weight: endpoint.weight, active });
@@ -133,7 +139,7 @@ impl ServiceState {
                 }
             }
             let balancer = Balancer::new(service.policy, balanced, rng);
-            Group { labels: labels.clone(), balancer, members }
+            Group { labels: labels.clone(), is_known, balancer, members }
         });
         *self.groups.borrow_mut() = groups.collect();
     }
@@ -159,6 +165,22 @@ impl ServiceState {
             groups[*group].balancer.started(*place);
         }
         Some(replica)
+    }
+
+    /// Why no replica was picked.
+    pub(super) fn why_none(&self, labels: &Labels) -> Cause {
+        let groups = self.groups.borrow();
+        let is_known =
+            |labels: &Labels| groups.iter().any(|group| group.labels == *labels && group.is_known);
+        if is_known(labels) {
+            return Cause::NoHealthyEndpoint;
+        }
+        Cause::NoEndpoint(match self.service.borrow().discovery {
+            _ if is_known(&Labels::default()) => Lack::NoSuchSubset,
+            Discovery::Static => Lack::Empty,
+            Discovery::Pushed => Lack::NeverPushed,
+            Discovery::Dns => Lack::DnsFailed,
+        })
     }
 
     /// A request that was started there has ended.
