@@ -20,6 +20,7 @@ use crate::fingerprint::{fingerprint, of_texts};
 use crate::load::{Failure, Format, Loaded, Text, read, read_texts};
 use crate::reader::default_node;
 use crate::report::{Problem, Report};
+use crate::resting::Resting;
 use crate::source::{Sources, Span};
 use crate::tree::{Entry, Node, Style, Value};
 
@@ -27,8 +28,8 @@ use crate::tree::{Entry, Node, Style, Value};
 const SOURCES_MAX: usize = 256;
 
 /// The keys that are read at start only: a push that leaves them out means what is running.
-const BOOT_KEYS: [&str; 9] =
-    ["node", "admin", "probes", "workers", "pin", "io", "state_dir", "limits", "access_log"];
+const BOOT_KEYS: [&str; 8] =
+    ["node", "admin", "probes", "workers", "pin", "io", "state_dir", "limits"];
 
 /// A config that was read. Cheap to clone.
 #[derive(Clone)]
@@ -135,6 +136,21 @@ impl Document {
             true => Ok(document),
             false => Err(document.report().finish()),
         }
+    }
+
+    /// One that has no faults: it was checked.
+    pub(crate) fn of(sources: Arc<Sources>, tree: Node) -> Document {
+        Document { sources, tree: Arc::new(tree), faults: Arc::new([]) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tree(&self) -> &Node {
+        &self.tree
+    }
+
+    /// In the form in which it is small. For one that was checked: faults of its texts are not kept.
+    pub fn rest(&self) -> Resting {
+        Resting::new(&self.sources, &self.tree)
     }
 
     pub(crate) fn new(sources: Sources, tree: Node, faults: Vec<Problem>) -> Document {

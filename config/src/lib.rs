@@ -60,6 +60,7 @@ mod reader;
 mod reference;
 mod regex;
 mod report;
+mod resting;
 mod route;
 mod schema;
 mod service;
@@ -93,6 +94,7 @@ pub use process::{
 };
 pub use reference::reference;
 pub use regex::Regex;
+pub use resting::Resting;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
 pub use schema::schema;
 pub use service::{Balance, Endpoint, Pool, Service, Source};

@@ -87,6 +87,11 @@ impl Sources {
         self.list.get(file as usize).map_or("", |source| &source.text)
     }
 
+    /// What a span covers; `None` where there is no such text.
+    pub(crate) fn at(&self, span: Span) -> Option<&str> {
+        self.list.get(span.file as usize)?.text.get(span.start as usize..span.end as usize)
+    }
+
     pub(crate) fn place(&self, span: Span) -> Place {
         match self.list.get(span.file as usize) {
             Some(source) => source.place(span),
