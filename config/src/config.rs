@@ -58,7 +58,7 @@ impl Config {
             io,
             state,
             limits,
-            access_log,
+            access_log: _,
             shutdown: _,
             resolver: _,
             listeners: _,
@@ -74,7 +74,6 @@ impl Config {
             ("io", *io != other.io),
             ("state_dir", *state != other.state),
             ("limits", *limits != other.limits),
-            ("access_log", *access_log != other.access_log),
         ];
         changes.into_iter().find(|(_, is_other)| *is_other).map(|(key, _)| key)
     }

@@ -46,6 +46,8 @@ pub enum Output {
     Stderr,
     /// Appended to, made if it is not there.
     File(PathBuf),
+    /// Thrown away.
+    Nowhere,
 }
 
 impl Output {
@@ -53,6 +55,7 @@ impl Output {
         match self {
             Output::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
             Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+            Output::Nowhere => OpenOptions::new().write(true).open("/dev/null"),
             Output::File(path) => open_file(path).map_err(|error| {
                 let hint = hint(error.kind());
                 let text = format!("cannot open {}: {error}{hint}", path.display());
@@ -84,7 +87,6 @@ fn hint(kind: ErrorKind) -> &'static str {
 /// [`AccessLog::shutdown`].
 #[derive(Debug)]
 pub struct AccessLog {
-    output: Output,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
@@ -115,7 +117,7 @@ struct Shared {
     /// Write what is there and end.
     ending: AtomicBool,
     dropped: AtomicU64,
-    /// The file to go on with, after [`AccessLog::reopen`].
+    /// The file to go on with, after [`AccessLog::redirect`].
     reopened: Mutex<Option<File>>,
 }
 
@@ -126,7 +128,7 @@ impl AccessLog {
     /// # Errors
     /// The output cannot be opened, or the thread not be made.
     pub fn start<R: Default + Send + 'static>(
-        output: Output,
+        output: &Output,
         workers: usize,
         format: fn(&R, &mut Vec<u8>),
     ) -> io::Result<(AccessLog, Vec<Sink<R>>)> {
@@ -158,7 +160,7 @@ impl AccessLog {
             pushed: 0,
         };
         let sinks = lanes.into_iter().map(sink).collect();
-        Ok((AccessLog { output, shared, thread }, sinks))
+        Ok((AccessLog { shared, thread }, sinks))
     }
 
     /// How many records were lost since the start: the queue was full, or the output failed.
@@ -166,12 +168,13 @@ impl AccessLog {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Opens the file anew, for after a rotation (SIGUSR1). What was pushed before goes to either.
+    /// Goes on with another output, or with the same file opened anew, for after a rotation (SIGUSR1).
+    /// What was pushed before goes to either.
     ///
     /// # Errors
-    /// It cannot be opened; then the old file stays in use.
-    pub fn reopen(&self) -> io::Result<()> {
-        let file = self.output.open()?;
+    /// It cannot be opened; then the old one stays in use.
+    pub fn redirect(&self, output: &Output) -> io::Result<()> {
+        let file = output.open()?;
         *self.shared.reopened.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         self.thread.thread().unpark();
         Ok(())

@@ -6,7 +6,9 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -34,6 +36,8 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) const PROBE_WITHIN: Duration = Duration::from_secs(10);
 /// The same of admin's: a request may wait for the workers, and bring a config of 32 MiB.
 pub(crate) const ADMIN_WITHIN: Duration = Duration::from_secs(60);
+/// The same where the response says that it lasts: a reader that stopped holds its place no longer.
+const LASTING_WITHIN: Duration = Duration::from_secs(3600);
 /// The request's head; also the buffer for it. hyper asks for 8 KiB at least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
@@ -58,6 +62,10 @@ impl Hosts {
         }
     }
 }
+
+/// In a response's extensions: it has no end of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Lasting;
 
 /// Accepts and serves until the runtime ends. Called within the runtime.
 pub(crate) async fn serve(
@@ -103,16 +111,35 @@ where
 {
     tokio::spawn(async move {
         let _seat = seat;
+        let lasts = AtomicBool::new(false);
+        let mut exchange = pin!(exchange(stream, router, hosts, &lasts));
         // A connection that failed or took too long is the client's business: nothing to record.
-        let _ = timeout(within, exchange(stream, router, hosts)).await;
+        if timeout(within, &mut exchange).await.is_err() && lasts.load(Ordering::Relaxed) {
+            let _ = timeout(LASTING_WITHIN, exchange).await;
+        }
     });
 }
 
-async fn exchange<S>(stream: S, router: Router, hosts: Hosts) -> hyper::Result<()>
+/// `lasts` becomes true with a response that is [`Lasting`].
+async fn exchange<S>(
+    stream: S,
+    router: Router,
+    hosts: Hosts,
+    lasts: &AtomicBool,
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(request, router.clone(), hosts));
+    let service = service_fn(move |request| {
+        let answer = answer(request, router.clone(), hosts);
+        async move {
+            let answer = answer.await;
+            let is_lasting =
+                |response: &Response<Body>| response.extensions().get::<Lasting>().is_some();
+            lasts.store(answer.as_ref().is_ok_and(is_lasting), Ordering::Relaxed);
+            answer
+        }
+    });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)

@@ -1,27 +1,47 @@
 //! What control asks of the data plane, and how a worker answers.
 
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use serde_json::Value as Json;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-/// The data plane as control sees it: workers that can be asked for their counters.
+/// A worker that takes longer to answer is stuck: its longest turn is some milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// The data plane as control sees it: workers that are told what to serve, and asked how they are.
 ///
-/// All methods are called on the control thread and must not wait: they put a message into a
-/// worker's mailbox and return. Where the mailbox is full, they drop the [`Answer`], which counts as
-/// silence.
+/// All methods are called on the control thread and must not block. What has to be asked of the
+/// workers is a message in each one's mailbox: see [`of_all`].
 pub trait DataPlane: Send + Sync + 'static {
-    /// The counters of one worker: a copy, made by the worker itself.
-    type Counters: Send + 'static;
-    /// What one worker has to do with which endpoints.
-    type Busy: Send + 'static;
-
     /// How many workers there are.
     fn workers(&self) -> usize;
 
-    /// Asks worker `worker`, `0 <= worker < workers()`, to answer with its counters.
-    fn counters(&self, worker: usize, answer: Answer<Self::Counters>);
+    /// Asks each worker whether it is there.
+    fn answers(&self) -> impl Future<Output = Result<(), Silent>> + Send;
 
-    /// Appends the counters of all workers, in the order of their numbers, to `out` as Prometheus
-    /// text.
-    fn render(&self, counters: &[Self::Counters], out: &mut String);
+    /// What all workers have counted, as Prometheus text.
+    fn metrics(&self) -> impl Future<Output = Result<String, Silent>> + Send;
+
+    /// Each endpoint of each service, with what all workers together have to do with it.
+    fn endpoints(&self) -> impl Future<Output = Result<Json, Silent>> + Send;
+
+    /// Connections from clients, the oldest first, at most `most` of each worker.
+    fn connections(&self, most: usize) -> impl Future<Output = Result<Json, Silent>> + Send;
+
+    /// Each route, what it does and how many requests it took.
+    fn routes(&self) -> impl Future<Output = Result<Json, Silent>> + Send;
+
+    /// What is bounded, and how much of that is taken.
+    fn limits(&self) -> Json;
+
+    /// Name, address with its real port, and kind of each listener.
+    fn listeners(&self) -> Json;
+
+    /// Where a request would go, and why; or what is unclear in the question.
+    fn explain(&self, question: &Json) -> impl Future<Output = Result<Json, String>> + Send;
 
     /// Makes a config live: opens what it needs, and if that works tells every worker, whose answer
     /// says that it is live there. `answers` has one for each worker, in order; one that is dropped
@@ -58,12 +78,6 @@ pub trait DataPlane: Send + Sync + 'static {
         answers: Vec<Answer<()>>,
     ) -> Result<(), String>;
 
-    /// Asks a worker what it has to do with which endpoints.
-    fn busy(&self, worker: usize, answer: Answer<Self::Busy>);
-
-    /// Each endpoint of each service, with what all workers together have to do with it.
-    fn endpoints(&self, busy: &[Self::Busy]) -> Vec<serde_json::Value>;
-
     /// Frees what workers have given back.
     fn tidy(&self);
 
@@ -72,12 +86,56 @@ pub trait DataPlane: Send + Sync + 'static {
 
     /// Ends the process as SIGTERM does.
     fn quit(&self);
+}
 
-    /// Name, address with its real port, and kind of each listener.
-    fn listeners(&self) -> Vec<serde_json::Value>;
+/// The workers that did not answer in time, by number; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent(Vec<usize>);
 
-    /// Where a request would go, and why; or what is unclear in the question.
-    fn explain(&self, question: &serde_json::Value) -> Result<serde_json::Value, String>;
+impl Silent {
+    pub(crate) fn numbers(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+/// For people: which workers, and what to check.
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        write!(
+            f,
+            "no answer from worker {} ({} s are allowed); see its thread in `top -H` or a stack trace",
+            numbers.join(", "),
+            ANSWER_WITHIN.as_secs(),
+        )
+    }
+}
+
+/// What all workers answer, in order, or which of them are silent. All are asked at once, by `ask`,
+/// which is given each one's number and puts the [`Answer`] into its mailbox; where that is full, it
+/// drops it, which counts as silence.
+pub fn of_all<T>(
+    workers: usize,
+    ask: impl Fn(usize, Answer<T>),
+) -> impl Future<Output = Result<Vec<T>, Silent>> {
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    let asked = (0..workers).map(|worker| {
+        let (sender, answer) = oneshot::channel();
+        ask(worker, Answer(sender));
+        answer
+    });
+    let asked: Vec<_> = asked.collect();
+    async move {
+        let mut answers = Vec::with_capacity(asked.len());
+        let mut silent = Vec::new();
+        for (worker, answer) in asked.into_iter().enumerate() {
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(answer)) => answers.push(answer),
+                Ok(Err(_)) | Err(_) => silent.push(worker),
+            }
+        }
+        if silent.is_empty() { Ok(answers) } else { Err(Silent(silent)) }
+    }
 }
 
 /// What an operator made of an endpoint. It stays with the address, through new configs and new sets

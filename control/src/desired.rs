@@ -11,9 +11,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use config::{Change, Diagnostics, Document, Failure, Format, Loaded};
+use config::{Change, Diagnostics, Document, Failure, Format, Loaded, Resting};
 use serde_json::{Value as Json, json};
 use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, Notify, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::data_plane::{Answer, DataPlane, Refusal};
 use crate::dns::Found;
@@ -113,7 +114,7 @@ struct Told {
 /// A config that was made live.
 pub(crate) struct Generation {
     pub(crate) number: u64,
-    pub(crate) document: Document,
+    document: Resting,
     /// Without its routes.
     pub(crate) loaded: Loaded,
     /// Where it came from, in words.
@@ -171,6 +172,10 @@ pub(crate) enum Denial {
 }
 
 impl Generation {
+    pub(crate) fn document(&self) -> Document {
+        self.document.document()
+    }
+
     /// How many workers have it now.
     pub(crate) fn live(&self) -> usize {
         *self.live.borrow()
@@ -229,7 +234,7 @@ impl Desired {
         let (_, live) = watch::channel(workers);
         let applied_at = SystemTime::now();
         let (changes, loaded) = (Vec::new(), loaded.without_routes());
-        let file_texts = document.text_hash();
+        let (file_texts, document) = (document.text_hash(), document.rest());
         let first = Generation { number: 1, document, loaded, origin, applied_at, changes, live };
         let newest = Arc::new(first);
         Desired {
@@ -362,13 +367,13 @@ impl Desired {
     }
 
     /// A generation takes the place of the newest, of which its text stays.
-    fn succeed(&self, newest: Arc<Generation>, workers: usize) {
+    fn succeed(&self, newest: Arc<Generation>, text: Box<str>, workers: usize) {
         let before = self.newest();
         let past = Past {
             number: before.number,
             hash: before.loaded.hash.clone(),
             description: before.describe(workers),
-            text: before.document.to_json().to_string().into(),
+            text,
         };
         let mut told = self.told();
         told.newest = newest;
@@ -405,8 +410,9 @@ impl<P: DataPlane> State<P> {
     ) -> Result<Outcome, Denial> {
         let _turn = self.desired.turn.lock().await;
         let changed = self.change_in_turn(terms, edit).await;
-        if changed.is_err() {
+        if let Err(denial) = &changed {
             self.desired.told().rejected += 1;
+            self.events.tell("config_rejected", &json!({ "reason": denial.to_string() }));
         }
         changed
     }
@@ -428,12 +434,13 @@ impl<P: DataPlane> State<P> {
         let before = newest.clone();
         // A large config takes a second, in which probes want their answer.
         let checked = in_background(move || {
-            let document = edit(&before.document)?;
+            let running = before.document();
+            let document = edit(&running)?;
             let loaded = document.check().map_err(Denial::Invalid)?;
             if let Some(key) = before.loaded.config.boot_change(&loaded.config) {
                 return Err(Denial::RestartRequired(key));
             }
-            let changes = before.document.changes(&document);
+            let changes = running.changes(&document);
             Ok((document, loaded, changes))
         });
         let (document, loaded, changes) = checked.await?;
@@ -447,7 +454,7 @@ impl<P: DataPlane> State<P> {
         let (answers, heard): (Vec<_>, Vec<_>) =
             (0..self.plane.workers()).map(|_| oneshot::channel()).unzip();
         let answers = answers.into_iter().map(Answer).collect();
-        let number = newest.number + 1;
+        let (number, before) = (newest.number + 1, newest);
         let state = self.clone();
         let origin = terms.origin.clone();
         let applied = in_background(move || {
@@ -464,9 +471,10 @@ impl<P: DataPlane> State<P> {
                     .desired
                     .say(format_args!("the config is live and not kept for a restart: {error}"));
             }
-            Ok((document, loaded.without_routes()))
+            let text = before.document().to_json().to_string();
+            Ok((document.rest(), loaded.without_routes(), text.into()))
         });
-        let (document, loaded) = applied.await?;
+        let (document, loaded, text) = applied.await?;
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         let generation = Arc::new(Generation {
@@ -480,11 +488,18 @@ impl<P: DataPlane> State<P> {
         });
         self.desired.pushed.retain(&generation.loaded.config);
         self.desired.found.retain(&generation.loaded.config);
-        self.desired.succeed(generation.clone(), self.plane.workers());
+        self.desired.succeed(generation.clone(), text, self.plane.workers());
+        let data = json!({
+            "generation": number,
+            "etag": generation.loaded.hash,
+            "origin": generation.origin,
+            "changed": changed(&generation.changes),
+        });
+        self.events.tell("config_applied", &data);
         Ok(Outcome::Applied(generation))
     }
 
-    /// Counts the workers that have taken a generation up, and then frees what they have given back.
+    /// Counts the workers that have taken something up; what they had before they give back.
     pub(crate) async fn count(
         self: Arc<Self>,
         heard: Vec<oneshot::Receiver<()>>,
@@ -495,11 +510,23 @@ impl<P: DataPlane> State<P> {
                 count.send_modify(|count| *count += 1);
             }
         }
-        drop(count);
-        // Exchanges that are longer on their way bring theirs back later.
-        for pause in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(30)] {
-            tokio::time::sleep(pause).await;
+        self.given_back.notify_one();
+    }
+
+    /// Frees what workers give back: at once, and what exchanges that are longer on their way have of
+    /// it, later.
+    pub(crate) async fn tidy_up(self: Arc<Self>) {
+        loop {
+            self.given_back.notified().await;
             self.plane.tidy();
+            for pause in [Duration::from_secs(1), Duration::from_secs(30)] {
+                if timeout(pause, self.given_back.notified()).await.is_ok() {
+                    // There is more: from the start.
+                    self.given_back.notify_one();
+                    break;
+                }
+                self.plane.tidy();
+            }
         }
     }
 

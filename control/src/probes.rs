@@ -41,9 +41,9 @@ pub(crate) fn with_refusals(router: Router, exists: &'static str) -> Router {
 
 /// 200 while every worker answers.
 async fn livez<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    match state.counters().await {
-        Ok(_) => "alive\n".into_response(),
-        Err(silent) => unavailable(&silent.reason()),
+    match state.plane.answers().await {
+        Ok(()) => "alive\n".into_response(),
+        Err(silent) => unavailable(&silent.to_string()),
     }
 }
 
@@ -66,12 +66,10 @@ async fn readyz<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
 
 /// What the workers have counted since the start, gathered now.
 async fn metrics<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    let counters = match state.counters().await {
-        Ok(counters) => counters,
-        Err(silent) => return unavailable(&silent.reason()),
+    let mut text = match state.plane.metrics().await {
+        Ok(text) => text,
+        Err(silent) => return unavailable(&silent.to_string()),
     };
-    let mut text = String::new();
-    state.plane.render(&counters, &mut text);
     state.desired.render(&mut text);
     process::render(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

@@ -7,6 +7,8 @@ use axum::response::{IntoResponse, Response};
 use config::Diagnostics;
 use serde_json::{Value as Json, json};
 
+use crate::data_plane::Silent;
+
 /// A refusal: a status, a stable name and, in words, what to do next.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -44,6 +46,12 @@ impl Problem {
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
         self.header = Some(Box::new((name, value)));
         self
+    }
+}
+
+impl From<Silent> for Problem {
+    fn from(silent: Silent) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "workers_silent", silent.to_string())
     }
 }
 

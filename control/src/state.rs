@@ -1,22 +1,24 @@
-//! What the handlers share: the data plane, the phase, the version; and the one question they ask.
+//! What the handlers share: the data plane, the phase, the version, and how workers are told.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use serde_json::json;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::auth::Guard;
 use crate::data_plane::{Answer, DataPlane};
 use crate::desired::Desired;
+use crate::events::Events;
 use crate::phase::Phase;
 use crate::thread::Program;
 
+/// Who listens to events holds a connection for long.
+pub(crate) const LISTENING_MAX: usize = 32;
 /// Pushed endpoints are written down this long after the first push that is not.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
-/// A worker that takes longer to answer is stuck: its longest turn is some milliseconds.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) struct State<P> {
     pub(crate) plane: Arc<P>,
@@ -27,59 +29,14 @@ pub(crate) struct State<P> {
     pub(crate) desired: Desired,
     /// Of admin.
     pub(crate) guard: Guard,
-}
-
-/// The workers that did not answer in time, by number; never empty.
-#[derive(Debug)]
-pub(crate) struct Silent(Vec<usize>);
-
-impl Silent {
-    pub(crate) fn numbers(&self) -> Vec<usize> {
-        self.0.clone()
-    }
-
-    /// For people: which workers, and what to check.
-    pub(crate) fn reason(&self) -> String {
-        let numbers: Vec<String> = self.0.iter().map(usize::to_string).collect();
-        format!(
-            "no answer from worker {} ({} s are allowed); see its thread in `top -H` or a stack trace",
-            numbers.join(", "),
-            ANSWER_WITHIN.as_secs(),
-        )
-    }
+    /// Workers have given something back that is to be freed.
+    pub(crate) given_back: Notify,
+    pub(crate) events: Events,
+    /// Who may listen to them at a time.
+    pub(crate) listening: Arc<Semaphore>,
 }
 
 impl<P: DataPlane> State<P> {
-    /// The counters of all workers, or which of them are silent.
-    pub(crate) async fn counters(&self) -> Result<Vec<P::Counters>, Silent> {
-        self.of_all(|worker, answer| self.plane.counters(worker, answer)).await
-    }
-
-    /// What all workers have to do with which endpoints, or which of them are silent.
-    pub(crate) async fn busy(&self) -> Result<Vec<P::Busy>, Silent> {
-        self.of_all(|worker, answer| self.plane.busy(worker, answer)).await
-    }
-
-    /// What all workers answer, or which of them are silent. All are asked at once.
-    async fn of_all<T>(&self, ask: impl Fn(usize, Answer<T>)) -> Result<Vec<T>, Silent> {
-        let deadline = Instant::now() + ANSWER_WITHIN;
-        let asked = (0..self.plane.workers()).map(|worker| {
-            let (sender, answer) = oneshot::channel();
-            ask(worker, Answer(sender));
-            answer
-        });
-        let asked: Vec<_> = asked.collect();
-        let mut answers = Vec::with_capacity(asked.len());
-        let mut silent = Vec::new();
-        for (worker, answer) in asked.into_iter().enumerate() {
-            match timeout_at(deadline, answer).await {
-                Ok(Ok(answer)) => answers.push(answer),
-                Ok(Err(_)) | Err(_) => silent.push(worker),
-            }
-        }
-        if silent.is_empty() { Ok(answers) } else { Err(Silent(silent)) }
-    }
-
     /// Makes live what was pushed to services before a restart, as old as it is.
     pub(crate) fn restore_endpoints(&self) {
         let Some(dir) = &self.desired.state_dir else { return };
@@ -114,7 +71,12 @@ impl<P: DataPlane> State<P> {
         self: &Arc<Self>,
         sets: &[(String, Vec<config::Endpoint>)],
     ) -> Result<watch::Receiver<usize>, String> {
-        self.tell(|answers| self.plane.apply_endpoints(sets, answers))
+        let told = self.tell(|answers| self.plane.apply_endpoints(sets, answers))?;
+        for (service, endpoints) in sets {
+            let data = json!({ "service": service, "endpoints": endpoints.len() });
+            self.events.tell("endpoints_changed", &data);
+        }
+        Ok(told)
     }
 
     /// Tells every worker something. What comes back counts those that have it.

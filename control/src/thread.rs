@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use config::Auth;
+use serde_json::json;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::api;
@@ -18,10 +19,11 @@ use crate::connection::{self, Hosts};
 use crate::data_plane::DataPlane;
 use crate::desired::{Because, Desired, Initial};
 use crate::dns;
+use crate::events::Events;
 use crate::listen::{Bound, Listen};
 use crate::phase::Phase;
 use crate::probes;
-use crate::state::State;
+use crate::state::{LISTENING_MAX, State};
 use crate::watch::Watch;
 
 /// What to serve, and where.
@@ -82,8 +84,18 @@ pub fn start<P: DataPlane>(options: Options, plane: Arc<P>) -> io::Result<Contro
     };
     let desired = Desired::new(initial, plane.workers(), say);
     let (set_phase, started) = (phase.clone(), Instant::now());
-    let state =
-        Arc::new(State { plane, phase: phase_seen, set_phase, started, program, desired, guard });
+    let state = Arc::new(State {
+        plane,
+        phase: phase_seen,
+        set_phase,
+        started,
+        program,
+        desired,
+        guard,
+        given_back: Notify::new(),
+        events: Events::default(),
+        listening: Arc::new(Semaphore::new(LISTENING_MAX)),
+    });
     state.restore_endpoints();
     let reload = Arc::new(Notify::new());
     let told = reload.clone();
@@ -142,6 +154,8 @@ fn run<P: DataPlane>(
         };
         tokio::spawn(watch_files(state.clone()));
         tokio::spawn(dns::follow(state.clone()));
+        tokio::spawn(tell_phases(state.clone()));
+        tokio::spawn(state.clone().tidy_up());
         tokio::select! {
             // An error is the drop of the sender, which means the same.
             _ = ended => {}
@@ -167,6 +181,15 @@ async fn watch_files<P: DataPlane>(state: Arc<State<P>>) {
         Err(error) => state.desired.say(format_args!(
             "the config's folder is not watched, so a change needs a SIGHUP: {error}"
         )),
+    }
+}
+
+/// Tells those who listen of every phase.
+async fn tell_phases<P: DataPlane>(state: Arc<State<P>>) {
+    let mut phases = state.phase.clone();
+    while phases.changed().await.is_ok() {
+        let phase = *phases.borrow_and_update();
+        state.events.tell("phase", &json!({ "phase": phase.name() }));
     }
 }
 

@@ -26,7 +26,7 @@ fn folder(test: &str) -> PathBuf {
 }
 
 fn start(path: &Path, workers: usize) -> (AccessLog, Vec<Sink<Record>>) {
-    AccessLog::start(Output::File(path.to_path_buf()), workers, line).unwrap()
+    AccessLog::start(&Output::File(path.to_path_buf()), workers, line).unwrap()
 }
 
 fn push(sink: &mut Sink<Record>, text: &str) -> bool {
@@ -158,7 +158,7 @@ fn a_rotated_file_is_made_anew() {
     assert!(push(&mut sinks[0], "before"));
     comes_to_hold(&path, "before\n");
     fs::rename(&path, &rotated).unwrap();
-    log.reopen().unwrap();
+    log.redirect(&Output::File(path.clone())).unwrap();
     assert!(push(&mut sinks[0], "after"));
     comes_to_hold(&path, "after\n");
     assert_eq!(fs::read_to_string(rotated).unwrap(), "before\n");
@@ -172,7 +172,7 @@ fn a_file_that_cannot_be_reopened_stays_in_use() {
     fs::create_dir(&here).unwrap();
     let (log, mut sinks) = start(&here.join("access.log"), 1);
     fs::rename(&here, &moved).unwrap();
-    let error = log.reopen().unwrap_err();
+    let error = log.redirect(&Output::File(here.join("access.log"))).unwrap_err();
     assert!(error.to_string().contains("make the folder first"), "{error}");
     assert!(push(&mut sinks[0], "still"));
     comes_to_hold(&moved.join("access.log"), "still\n");

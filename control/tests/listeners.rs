@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use control::{
-    Answer, Control, DataPlane, EndpointState, Listen, Options, Phase, Program, Refusal,
+    Answer, Control, DataPlane, EndpointState, Listen, Options, Phase, Program, Refusal, Silent,
 };
+use serde_json::Value as Json;
 
-/// Workers that answer at once with their number, except those that are stuck.
+/// Workers that answer at once, except those that are stuck.
 #[derive(Default)]
 struct Workers {
     count: usize,
@@ -22,24 +23,55 @@ struct Workers {
     unread: Mutex<Vec<Answer<usize>>>,
 }
 
-impl DataPlane for Workers {
-    type Counters = usize;
-    type Busy = ();
+impl Workers {
+    /// Their numbers.
+    async fn numbers(&self) -> Result<Vec<usize>, Silent> {
+        let numbers = control::of_all(self.count, |worker, answer| {
+            if self.stuck.contains(&worker) {
+                self.unread.lock().unwrap().push(answer);
+            } else {
+                answer.send(worker);
+            }
+        });
+        numbers.await
+    }
+}
 
+impl DataPlane for Workers {
     fn workers(&self) -> usize {
         self.count
     }
 
-    fn counters(&self, worker: usize, answer: Answer<usize>) {
-        if self.stuck.contains(&worker) {
-            self.unread.lock().unwrap().push(answer);
-        } else {
-            answer.send(worker);
-        }
+    async fn answers(&self) -> Result<(), Silent> {
+        self.numbers().await.map(|_| ())
     }
 
-    fn render(&self, counters: &[usize], out: &mut String) {
-        out.push_str(&format!("workers {counters:?}\n"));
+    async fn metrics(&self) -> Result<String, Silent> {
+        Ok(format!("workers {:?}\n", self.numbers().await?))
+    }
+
+    async fn endpoints(&self) -> Result<Json, Silent> {
+        Ok(Json::Null)
+    }
+
+    async fn connections(&self, _: usize) -> Result<Json, Silent> {
+        Ok(Json::Null)
+    }
+
+    async fn routes(&self) -> Result<Json, Silent> {
+        Ok(Json::Null)
+    }
+
+    fn limits(&self) -> Json {
+        Json::Null
+    }
+
+    fn listeners(&self) -> Json {
+        Json::Null
+    }
+
+    async fn explain(&self, _: &Json) -> Result<Json, String> {
+        Err("nothing is routed here".to_owned())
     }
 
     fn apply(&self, _: &config::Loaded, _: u64, answers: Vec<Answer<()>>) -> Result<(), Refusal> {
@@ -66,27 +98,11 @@ impl DataPlane for Workers {
         Err(format!("there is no service {service}"))
     }
 
-    fn busy(&self, _: usize, answer: Answer<()>) {
-        answer.send(());
-    }
-
-    fn endpoints(&self, _: &[()]) -> Vec<serde_json::Value> {
-        Vec::new()
-    }
-
     fn tidy(&self) {}
 
     fn set_aside(&self, _: bool) {}
 
     fn quit(&self) {}
-
-    fn listeners(&self) -> Vec<serde_json::Value> {
-        Vec::new()
-    }
-
-    fn explain(&self, _: &serde_json::Value) -> Result<serde_json::Value, String> {
-        Err("nothing is routed here".to_owned())
-    }
 }
 
 fn any_port() -> Option<Listen> {

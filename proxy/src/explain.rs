@@ -2,7 +2,8 @@
 //! not hold, and what is done with the request in the end.
 //!
 //! The same reader, the same normal form and the same [`crate::route::Router`] answer here that serve
-//! requests; nothing is matched a second time. No request is sent, and no state moves.
+//! requests; nothing is matched a second time. Of a process that runs, its workers are asked where the
+//! next request would go ([`Turn`]). No request is sent, and no state moves.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,8 +18,9 @@ use crate::error::Cause;
 use crate::http::location::Location;
 use crate::http::rewrite::NewPrefix;
 use crate::http1::head::{Parsed, RequestHead, parse_request};
-use crate::plan::{self, Action, EndpointState, HttpListener, ListenerKind, Plan, Route};
+use crate::plan::{self, Action, EndpointState, HttpListener, ListenerKind, Plan};
 use crate::route::{self, Considered, Failed, PathPattern};
+use crate::turn::Turn;
 
 /// A request, as somebody would ask for it.
 #[derive(Clone, Debug)]
@@ -32,9 +34,9 @@ pub struct Question<'a> {
     pub source_ip: Option<IpAddr>,
 }
 
-/// Answers a question that came as JSON, `{method, url, headers: {NAME: VALUE}, from, listener}`, with
-/// the explanation and, as `text`, its table. An error says what is unclear.
-pub fn answer(plan: &Plan, question: &Value) -> Result<Value, String> {
+/// Answers a question that came as JSON, `{method, url, headers: {NAME: VALUE}, from, listener}`. An
+/// error says what is unclear.
+pub fn answer(plan: &Plan, question: &Value) -> Result<Explanation, String> {
     let known = ["method", "url", "headers", "from", "listener"];
     let map = question.as_object().ok_or("a question is {method, url, headers, from, listener}")?;
     if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
@@ -59,10 +61,7 @@ pub fn answer(plan: &Plan, question: &Value) -> Result<Value, String> {
         source_ip: source_ip.transpose()?,
     };
     let listener = find_listener(plan, text("listener")?)?;
-    let explanation = explain(plan, listener, &question)?;
-    let mut answer = explanation.to_json();
-    answer["text"] = explanation.to_string().into();
-    Ok(answer)
+    explain(plan, listener, &question)
 }
 
 fn headers_of(given: &Value) -> Option<Vec<(String, String)>> {
@@ -160,6 +159,8 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Forwarding {
     pub route: String,
+    /// The route's place in the plan.
+    pub route_index: usize,
     /// With its query, as the service gets it; empty for CONNECT.
     pub target: String,
     /// As the service gets it; empty: the endpoint's address.
@@ -181,8 +182,13 @@ pub struct Side {
     pub policy: Policy,
     pub connect_timeout: Duration,
     pub endpoints: Vec<EndpointShare>,
-    /// Which of the endpoints comes next, where only one can.
+    /// Which of the endpoints comes next: on the worker that gets the next connection, or everywhere if
+    /// there is only one.
     pub next: Option<usize>,
+    /// Which comes next on each worker that was asked.
+    pub turns: Vec<Option<usize>>,
+    /// Of each worker that was asked, whether its next request goes here.
+    pub is_next_on: Vec<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -308,8 +314,7 @@ impl Explanation {
             None if request.method == b"CONNECT" => Outcome::Refused(Cause::ConnectNotAllowed),
             None => Outcome::Refused(Cause::NoRoute),
             Some(considered) => {
-                let route = &plan.routes[considered.route.0 as usize];
-                outcome(plan, route, considered.matched, &request)
+                outcome(plan, considered.route.0 as usize, considered.matched, &request)
             }
         };
     }
@@ -320,7 +325,8 @@ impl Explanation {
     }
 }
 
-fn outcome(plan: &Plan, route: &Route, matched: usize, request: &route::Request<'_>) -> Outcome {
+fn outcome(plan: &Plan, index: usize, matched: usize, request: &route::Request<'_>) -> Outcome {
+    let route = &plan.routes[index];
     let name = route.name.to_string();
     match &route.action {
         Action::Respond(respond) => {
@@ -352,6 +358,7 @@ fn outcome(plan: &Plan, route: &Route, matched: usize, request: &route::Request<
             let sides = sides.map(|(backend, share)| Side::of(plan, backend, share));
             Outcome::Forward(Box::new(Forwarding {
                 route: name,
+                route_index: index,
                 target: text(&target),
                 host,
                 sides: sides.collect(),
@@ -393,6 +400,22 @@ impl Side {
             connect_timeout: service.connect_timeout,
             endpoints,
             next: only,
+            turns: Vec::new(),
+            is_next_on: Vec::new(),
+        }
+    }
+
+    /// Whose turn it is here, in words: nothing where nobody was asked.
+    fn told(turns: impl Iterator<Item = bool>) -> String {
+        let turns: Vec<bool> = turns.collect();
+        let workers = turns.iter().zip(0..).filter(|(is_next, _)| **is_next);
+        let workers: Vec<String> =
+            workers.map(|(_, worker): (_, usize)| worker.to_string()).collect();
+        match &workers[..] {
+            [] => String::new(),
+            _ if workers.len() == turns.len() => "  next".to_owned(),
+            [only] => format!("  next on worker {only}"),
+            _ => format!("  next on workers {}", workers.join(", ")),
         }
     }
 
@@ -401,11 +424,24 @@ impl Side {
         match self.policy {
             _ if self.endpoints.is_empty() && self.labels.is_empty() => "it has no endpoint",
             _ if self.endpoints.is_empty() => "no endpoint has these labels",
-            _ if self.next.is_some() => "there is only one",
             _ if self.endpoints.iter().all(|e| e.probability == 0.0) => "all are taken out",
+            _ if self.endpoints.iter().any(|e| e.probability == 1.0) => "there is only one",
+            Policy::RoundRobin if !self.turns.is_empty() => "in turn, each as often as its weight",
             Policy::RoundRobin => "in turn, each as often as its weight; a worker begins anywhere",
             Policy::LeastRequest => "the less busy of two drawn by weight",
         }
+    }
+}
+
+impl Side {
+    /// What each worker would do with its next request.
+    fn workers_json(&self) -> Vec<Value> {
+        let turns = self.turns.iter().zip(&self.is_next_on).enumerate();
+        let one = |(worker, (turn, is_next)): (usize, (&Option<usize>, &bool))| {
+            let endpoint = turn.map(|at| &self.endpoints[at].address);
+            json!({ "worker": worker, "chosen": is_next, "next": endpoint })
+        };
+        turns.map(one).collect()
     }
 }
 
@@ -482,6 +518,21 @@ fn policy(policy: Policy) -> &'static str {
 }
 
 impl Explanation {
+    /// For clients of the REST interface: for programs, and as `text` for people.
+    pub fn to_answer(&self) -> Value {
+        let mut answer = self.to_json();
+        answer["text"] = self.to_string().into();
+        answer
+    }
+
+    /// How the request goes on, if it does.
+    pub fn forwarding(&mut self) -> Option<&mut Forwarding> {
+        match &mut self.outcome {
+            Outcome::Forward(forwarding) => Some(forwarding),
+            Outcome::Refused(_) | Outcome::Redirect { .. } | Outcome::Respond { .. } => None,
+        }
+    }
+
     /// For programs.
     pub fn to_json(&self) -> Value {
         let tried = |list: &[Tried]| -> Vec<Value> {
@@ -531,6 +582,19 @@ impl Explanation {
 }
 
 impl Forwarding {
+    /// Notes what the workers would do next, of which `first` gets the next connection.
+    pub fn take_turns(&mut self, turns: &[Turn], first: usize) {
+        for (side, at) in self.sides.iter_mut().zip(0..) {
+            let place = |turn: &Turn| {
+                let endpoint = turn.endpoints.get(at)?.as_ref()?;
+                side.endpoints.iter().position(|known| *known.address == *endpoint.name)
+            };
+            side.turns = turns.iter().map(place).collect();
+            side.is_next_on = turns.iter().map(|turn| turn.backend == at).collect();
+            side.next = side.next.or(side.turns.get(first).copied().flatten());
+        }
+    }
+
     fn to_json(&self) -> Value {
         let ms = |limit: Option<Duration>| limit.map(|limit| limit.as_millis() as u64);
         let sides = self.sides.iter().map(|side| {
@@ -552,6 +616,7 @@ impl Forwarding {
                 "connect_timeout_ms": ms(Some(side.connect_timeout)),
                 "endpoints": endpoints.collect::<Vec<_>>(),
                 "next": side.next.map(|next| &side.endpoints[next].address),
+                "workers": side.workers_json(),
                 "why": side.why(),
             })
         });
@@ -646,9 +711,12 @@ impl fmt::Display for Forwarding {
         )?;
         for side in &self.sides {
             write!(f, "{:>7}   {}", percent(side.probability), side.service)?;
-            match side.labels.is_empty() {
-                true => writeln!(f)?,
-                false => writeln!(f, " with {}", side.labels)?,
+            if !side.labels.is_empty() {
+                write!(f, " with {}", side.labels)?;
+            }
+            match self.sides.len() {
+                1 => writeln!(f)?,
+                _ => writeln!(f, "{}", Side::told(side.is_next_on.iter().copied()))?,
             }
             for (edits, what) in
                 [(&side.request_edits, "request"), (&side.response_edits, "response")]
@@ -662,7 +730,10 @@ impl fmt::Display for Forwarding {
             }
             writeln!(f, "          {}: {}", policy(side.policy), side.why())?;
             for (endpoint, at) in side.endpoints.iter().zip(0..) {
-                let next = if side.next == Some(at) { "  next" } else { "" };
+                let next = match (&side.turns[..], side.next) {
+                    ([], Some(next)) if next == at => "  next".to_owned(),
+                    (turns, _) => Side::told(turns.iter().map(|turn| *turn == Some(at))),
+                };
                 let share = percent(endpoint.probability);
                 write!(f, "          {share:>7} {}{next}", endpoint.address)?;
                 match endpoint.state {

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access_writer;
 pub mod check;
 pub mod client;
 pub mod cpus;
@@ -40,5 +41,7 @@ pub mod socket_file;
 pub mod spare;
 pub mod split;
 pub mod telemetry;
+pub mod turn;
 pub mod upstream;
+pub mod views;
 pub mod worker;

@@ -18,6 +18,7 @@ use crossbeam_utils::CachePadded;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use reactor::Address;
+use smallvec::SmallVec;
 
 use crate::edits::Edits;
 use crate::http1::encode::Expose;
@@ -58,6 +59,8 @@ pub struct Plan {
     pub shutdown: config::Shutdown,
     /// Of the process.
     pub limits: config::Limits,
+    /// Of a million exchanges, so many are logged; `None`: none is, and nothing else either.
+    pub access_sample: Option<u32>,
 }
 
 /// A socket that we accept on.
@@ -99,6 +102,8 @@ pub struct TcpListener {
 pub struct Route {
     pub name: Box<str>,
     pub id: RouteId,
+    /// By their indices in the plan.
+    pub listeners: SmallVec<[u16; 4]>,
     pub action: Action,
     pub timeouts: config::RouteTimeouts,
 }
@@ -227,6 +232,7 @@ impl Plan {
             names: Arc::new(names),
             shutdown: config.shutdown.clone(),
             limits: config.limits.clone(),
+            access_sample: config.access_log.as_ref().map(|log| log.sample.per_million()),
         })
     }
 }
@@ -451,6 +457,7 @@ fn compile_route(route: &config::Route, names: &mut Names) -> Route {
     Route {
         name: route.name.as_str().into(),
         id: names.route(route.name.as_str()),
+        listeners: route.listeners.iter().map(|index| *index as u16).collect(),
         action,
         timeouts: route.timeouts.clone(),
     }

@@ -1,34 +1,33 @@
 //! The data plane as a whole: what is live on the workers, and how it is replaced.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use control::{AccessLog, Answer, DataPlane, EndpointState, Refusal};
-use hashbrown::HashMap;
+use control::{Answer, DataPlane, EndpointState, Refusal, Silent};
 use reactor::{Address, ListenSocket, Sender, Signal};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
+use crate::access_writer::AccessWriter;
 use crate::explain;
-use crate::plan::{Endpoint, Listener, ListenerKind, Plan, Service};
+use crate::plan::{Listener, Plan};
 use crate::say::say;
 use crate::socket_file::SocketFile;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::names::ServiceId;
 use crate::telemetry::prometheus::{self, Facts};
-use crate::upstream::Busy;
-use crate::worker::Command;
+use crate::turn::Turn;
+use crate::views;
+use crate::worker::{AccessSink, Command, Crew, Worker};
 
 /// What control asks of the workers, and what it knows of them.
 pub struct Plane {
     live: Mutex<Live>,
-    mailboxes: Vec<Sender<Command>>,
+    crew: Arc<Crew>,
     /// Plans that no worker uses any more, to be freed where that keeps nobody waiting.
     returned: Mutex<mpsc::Receiver<Arc<Plan>>>,
     io_backend: &'static str,
     io_reason: String,
-    access: Option<Arc<AccessLog>>,
+    access: Arc<AccessWriter>,
     /// Whoever ends the process when it is asked to.
     on_quit: Option<Mutex<mpsc::Sender<Signal>>>,
 }
@@ -76,16 +75,16 @@ impl Plane {
     pub fn new(
         plan: Arc<Plan>,
         sockets: Vec<Open>,
-        mailboxes: Vec<Sender<Command>>,
+        crew: Arc<Crew>,
         returned: mpsc::Receiver<Arc<Plan>>,
         (io_backend, io_reason): (&'static str, String),
-        access: Option<Arc<AccessLog>>,
+        access: Arc<AccessWriter>,
         on_quit: Option<mpsc::Sender<Signal>>,
     ) -> Plane {
         let live = Live { plan, sockets, applied_at_s: seconds_since_1970() };
         let (live, returned) = (Mutex::new(live), Mutex::new(returned));
         let on_quit = on_quit.map(Mutex::new);
-        Plane { live, mailboxes, returned, io_backend, io_reason, access, on_quit }
+        Plane { live, crew, returned, io_backend, io_reason, access, on_quit }
     }
 
     /// Where a listener listens, with its real port.
@@ -118,6 +117,29 @@ impl Plane {
         plan.listeners.iter().map(open).collect()
     }
 
+    fn plan(&self) -> Arc<Plan> {
+        lock(&self.live).plan.clone()
+    }
+
+    async fn counters(&self) -> Result<Vec<Counters>, Silent> {
+        self.of_all(|worker| worker.counters.borrow().clone()).await
+    }
+
+    /// What a look at each worker finds.
+    async fn of_all<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Worker) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Silent> {
+        let mailboxes = &self.crew.mailboxes;
+        let answers = control::of_all(mailboxes.len(), move |worker, answer| {
+            let look = look.clone();
+            let look = Command::Look(Box::new(move |worker| answer.send(look(worker))));
+            // A full mailbox drops the question, which counts as silence.
+            let _ = mailboxes[worker].send(look);
+        });
+        answers.await
+    }
+
     /// A mailbox is full for a moment only; one that is closed is a worker's that has ended.
     fn deliver(&self, mailbox: &Sender<Command>, mut command: Command) {
         while let Err(back) = mailbox.send(command) {
@@ -130,11 +152,20 @@ impl Plane {
     }
 
     /// Tells every worker.
-    fn tell(&self, live: &mut Live, plan: Arc<Plan>, sockets: Vec<Open>, answers: Vec<Answer<()>>) {
-        for (mailbox, answer) in self.mailboxes.iter().zip(answers) {
+    fn tell(
+        &self,
+        live: &mut Live,
+        plan: Arc<Plan>,
+        sockets: Vec<Open>,
+        sinks: Vec<AccessSink>,
+        answers: Vec<Answer<()>>,
+    ) {
+        let mut sinks = sinks.into_iter();
+        for (mailbox, answer) in self.crew.mailboxes.iter().zip(answers) {
             let command = Command::Apply {
                 plan: plan.clone(),
                 listeners: sockets.iter().map(|open| open.socket.clone()).collect(),
+                access: sinks.next(),
                 done: Box::new(move || answer.send(())),
             };
             self.deliver(mailbox, command);
@@ -167,20 +198,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl DataPlane for Plane {
-    type Counters = Counters;
-    type Busy = Vec<Busy>;
-
     fn workers(&self) -> usize {
-        self.mailboxes.len()
+        self.crew.mailboxes.len()
     }
 
-    fn counters(&self, worker: usize, answer: Answer<Counters>) {
-        // A full mailbox drops the question, which counts as silence.
-        let _ = self.mailboxes[worker].send(Command::Snapshot(answer));
+    async fn answers(&self) -> Result<(), Silent> {
+        self.of_all(|_| ()).await.map(|_| ())
     }
 
-    fn render(&self, counters: &[Counters], out: &mut String) {
+    async fn metrics(&self) -> Result<String, Silent> {
         self.tidy();
+        let counters = self.counters().await?;
         let live = lock(&self.live);
         let plan = &live.plan;
         let services = plan.services.iter();
@@ -195,10 +223,49 @@ impl DataPlane for Plane {
             applied_at_s: live.applied_at_s,
             io_backend: self.io_backend,
             io_reason: &self.io_reason,
-            access_log_dropped: self.access.as_ref().map(|access| access.dropped()),
+            access_log_dropped: self.access.dropped(),
             endpoints: services.map(|s| (&*s.name, s.count_by_state())).collect(),
         };
-        prometheus::render(out, &plan.names, counters, &facts);
+        let mut text = String::new();
+        prometheus::render(&mut text, &plan.names, &counters, &facts);
+        Ok(text)
+    }
+
+    async fn endpoints(&self) -> Result<Json, Silent> {
+        let busy = self.of_all(|worker| worker.upstreams.busy()).await?;
+        Ok(views::endpoints(&self.plan(), &busy))
+    }
+
+    async fn connections(&self, most: usize) -> Result<Json, Silent> {
+        let clients = self.of_all(move |worker| views::clients(worker, most)).await?;
+        Ok(views::connections(&self.plan(), &clients))
+    }
+
+    async fn routes(&self) -> Result<Json, Silent> {
+        let counters = self.counters().await?;
+        Ok(views::routes(&self.plan(), &counters))
+    }
+
+    fn limits(&self) -> Json {
+        views::limits(&self.plan(), &self.crew)
+    }
+
+    fn listeners(&self) -> Json {
+        let live = lock(&self.live);
+        views::listeners(&live.plan, &live.sockets)
+    }
+
+    async fn explain(&self, question: &Json) -> Result<Json, String> {
+        let plan = self.plan();
+        let mut explanation = explain::answer(&plan, question)?;
+        if let Some(forwarding) = explanation.forwarding() {
+            let (asked, route) = (plan.clone(), forwarding.route_index);
+            let turns = self.of_all(move |worker| Turn::of(worker, &asked, route));
+            // Where a worker is silent, nobody knows.
+            let turns = turns.await.unwrap_or_default();
+            forwarding.take_turns(&turns, self.crew.idlest());
+        }
+        Ok(explanation.to_answer())
     }
 
     fn apply(
@@ -210,7 +277,13 @@ impl DataPlane for Plane {
         let mut live = lock(&self.live);
         let plan = Plan::compile(&loaded.config, &loaded.hash, generation, Some(&live.plan));
         let sockets = Plane::open(&live, &plan)?;
-        self.tell(&mut live, plan, sockets, answers);
+        let access = self.access.follow(loaded.config.access_log.as_ref());
+        let sinks = access.map_err(|error| Refusal {
+            path: "access_log.output".to_owned(),
+            message: error.to_string(),
+            hint: "the access log stays where it is".to_owned(),
+        })?;
+        self.tell(&mut live, plan, sockets, sinks, answers);
         Ok(())
     }
 
@@ -223,7 +296,7 @@ impl DataPlane for Plane {
         let plan = live.plan.with_endpoints(services);
         let plan = plan.map_err(|name| format!("there is no service {name}"))?;
         let sockets = live.sockets.clone();
-        self.tell(&mut live, plan, sockets, answers);
+        self.tell(&mut live, plan, sockets, Vec::new(), answers);
         Ok(())
     }
 
@@ -237,40 +310,8 @@ impl DataPlane for Plane {
         let mut live = lock(&self.live);
         let plan = live.plan.with_state(service, endpoint, state)?;
         let sockets = live.sockets.clone();
-        self.tell(&mut live, plan, sockets, answers);
+        self.tell(&mut live, plan, sockets, Vec::new(), answers);
         Ok(())
-    }
-
-    fn busy(&self, worker: usize, answer: Answer<Vec<Busy>>) {
-        // A full mailbox drops the question, which counts as silence.
-        let _ = self.mailboxes[worker].send(Command::Busy(answer));
-    }
-
-    fn endpoints(&self, busy: &[Vec<Busy>]) -> Vec<Json> {
-        let plan = lock(&self.live).plan.clone();
-        let mut sums: HashMap<(ServiceId, &Address), (usize, usize)> = HashMap::new();
-        for one in busy.iter().flatten() {
-            let sum = sums.entry((one.service, &one.endpoint.address)).or_default();
-            *sum = (sum.0 + one.requests, sum.1 + one.idle);
-        }
-        let all = plan
-            .services
-            .iter()
-            .flat_map(|service| service.endpoints.iter().map(move |endpoint| (service, endpoint)));
-        let one = |(service, endpoint): (&Arc<Service>, &Arc<Endpoint>)| {
-            let sum = sums.get(&(service.id, &endpoint.address)).copied();
-            let (requests, idle) = sum.unwrap_or_default();
-            json!({
-                "service": service.name,
-                "address": endpoint.name,
-                "weight": endpoint.weight,
-                "labels": endpoint.labels.to_json(),
-                "state": endpoint.state.name(),
-                "requests": requests,
-                "idle_connections": idle,
-            })
-        };
-        all.map(one).collect()
     }
 
     fn tidy(&self) {
@@ -278,7 +319,7 @@ impl DataPlane for Plane {
     }
 
     fn set_aside(&self, aside: bool) {
-        for mailbox in &self.mailboxes {
+        for mailbox in &self.crew.mailboxes {
             self.deliver(mailbox, Command::SetAside(aside));
         }
     }
@@ -288,27 +329,5 @@ impl DataPlane for Plane {
             // Nobody listens any more: it ends already.
             let _ = lock(tell).send(Signal::Terminate);
         }
-    }
-
-    fn listeners(&self) -> Vec<Json> {
-        let live = lock(&self.live);
-        let both = live.plan.listeners.iter().zip(&live.sockets);
-        let one = |(listener, open): (&Arc<Listener>, &Open)| {
-            json!({
-                "name": listener.name,
-                "address": open.socket.address().to_string(),
-                "kind": match listener.kind {
-                    ListenerKind::Http(_) => "http",
-                    ListenerKind::Tcp(_) => "tcp",
-                },
-                "connections": listener.served.load(Ordering::Relaxed),
-            })
-        };
-        both.map(one).collect()
-    }
-
-    fn explain(&self, question: &Json) -> Result<Json, String> {
-        let plan = lock(&self.live).plan.clone();
-        explain::answer(&plan, question)
     }
 }

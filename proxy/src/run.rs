@@ -10,19 +10,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use config::{Auth, Config, Io, LogOutput};
-use control::{AccessLog, Control, Initial, Listen, Phase, Source};
+use config::{Auth, Config, Io};
+use control::{Control, Initial, Listen, Phase, Source};
 use crossbeam_utils::CachePadded;
-use reactor::{Backend, BufferOptions, Sender, Signal, Signals};
+use reactor::{Backend, BufferOptions, Signal, Signals};
 
+use crate::access_writer::AccessWriter;
 use crate::cpus::{Cpus, Placement};
 use crate::initial::initial;
 use crate::plan::{Listener, Plan};
 use crate::plane::{Open, Plane, bind_hint};
 use crate::say::say;
 use crate::service_manager::{self, State};
-use crate::telemetry::access::AccessRecord;
-use crate::worker::{self, AccessSink, Command, Crew, Setup};
+use crate::worker::{self, Command, Crew, Setup};
 
 /// Commands that wait for a worker before more are refused.
 const MAILBOX: usize = 4096;
@@ -131,8 +131,8 @@ pub struct Process {
     plane: Arc<Plane>,
     control: Control,
     workers: Vec<JoinHandle<()>>,
-    mailboxes: Vec<Sender<Command>>,
-    access: Option<Arc<AccessLog>>,
+    crew: Arc<Crew>,
+    access: Arc<AccessWriter>,
     /// When the drain began.
     draining: Option<Instant>,
 }
@@ -169,15 +169,22 @@ impl Process {
             })
         };
         let sockets: Vec<Open> = plan.listeners.iter().map(open).collect::<Result<_, _>>()?;
-        let (access, sinks) = open_access_log(config, placement.workers)?;
-        let access = access.map(Arc::new);
+        let access = Arc::new(AccessWriter::new(placement.workers));
+        let sinks = access.follow(config.access_log.as_ref()).map_err(StartError::AccessLog)?;
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..placement.workers).map(|_| reactor::mailbox(MAILBOX)).unzip();
+        let crew = Arc::new(Crew {
+            memory: reactor::Budget::new(plan.limits.memory),
+            load: (0..placement.workers).map(|_| CachePadded::default()).collect(),
+            mailboxes,
+            connections_max,
+            accepting: AtomicUsize::new(0),
+        });
         let (home, returned) = mpsc::channel();
         let plane = Arc::new(Plane::new(
             plan.clone(),
             sockets.clone(),
-            mailboxes.clone(),
+            crew.clone(),
             returned,
             (io.backend.name(), io.reason.clone()),
             access.clone(),
@@ -185,17 +192,9 @@ impl Process {
         ));
         let control = start_control(initial, overrides, &plane, &io)?;
 
-        let crew = Arc::new(Crew {
-            memory: reactor::Budget::new(plan.limits.memory),
-            load: (0..placement.workers).map(|_| CachePadded::default()).collect(),
-            mailboxes: mailboxes.clone(),
-            connections_max,
-            accepting: AtomicUsize::new(0),
-        });
         let mut workers = Vec::new();
-        for (index, (worker, (mailbox, access))) in
-            loops.into_iter().zip(receivers.into_iter().zip(sinks)).enumerate()
-        {
+        let mut sinks = sinks.into_iter();
+        for (index, (worker, mailbox)) in loops.into_iter().zip(receivers).enumerate() {
             let setup = Setup {
                 index,
                 plan: plan.clone(),
@@ -203,7 +202,7 @@ impl Process {
                 crew: crew.clone(),
                 mailbox,
                 listeners: sockets.iter().map(|open| open.socket.clone()).collect(),
-                access,
+                access: sinks.next(),
             };
             // One that has panicked by now is noticed as any other.
             let _ = worker.setup.send(setup);
@@ -220,7 +219,7 @@ impl Process {
         }
         control.set_phase(Phase::Ready);
         say(format_args!("ready"));
-        Ok(Process { plane, control, workers, mailboxes, access, draining: None })
+        Ok(Process { plane, control, workers, crew, access, draining: None })
     }
 
     /// Where a listener listens, with its real port.
@@ -249,7 +248,7 @@ impl Process {
     }
 
     fn reopen_logs(&self) {
-        if let Some(Err(error)) = self.access.as_ref().map(|access| access.reopen()) {
+        if let Err(error) = self.access.reopen() {
             say(format_args!("access_log: cannot open it again, the old file stays: {error}"));
         }
     }
@@ -275,7 +274,7 @@ impl Process {
     }
 
     fn tell(&self, command: fn() -> Command) {
-        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
+        for (mailbox, worker) in self.crew.mailboxes.iter().zip(&self.workers) {
             // A full mailbox is emptied soon; one that nobody reads any more is a worker's that died.
             while mailbox.send(command()).is_err() && !worker.is_finished() {
                 std::thread::sleep(Duration::from_millis(1));
@@ -289,11 +288,7 @@ impl Process {
             let _ = worker.join();
         }
         self.control.shutdown();
-        // The data plane and its log end with who asks them.
-        drop(self.plane);
-        if let Some(access) = self.access.and_then(Arc::into_inner) {
-            access.shutdown();
-        }
+        self.access.shutdown();
         if let Some(begun) = self.draining {
             say(format_args!("drained in {:.1} s", begun.elapsed().as_secs_f64()));
         }
@@ -377,25 +372,6 @@ fn affordable(limit: std::num::NonZeroUsize) -> Result<std::num::NonZeroUsize, S
         ));
     }
     Ok(limit.min(room))
-}
-
-fn open_access_log(
-    config: &Config,
-    workers: usize,
-) -> Result<(Option<AccessLog>, Vec<Option<AccessSink>>), StartError> {
-    let Some(access_log) = &config.access_log else {
-        return Ok((None, (0..workers).map(|_| None).collect()));
-    };
-    let output = match &access_log.output {
-        LogOutput::Stdout => control::Output::Stdout,
-        LogOutput::Stderr => control::Output::Stderr,
-        LogOutput::File(path) => control::Output::File(path.clone()),
-    };
-    let (log, sinks) = AccessLog::start(output, workers, AccessRecord::write_json)
-        .map_err(StartError::AccessLog)?;
-    let sample = access_log.sample.per_million();
-    let sinks = sinks.into_iter().map(|sink| Some(AccessSink { sink, sample })).collect();
-    Ok((Some(log), sinks))
 }
 
 fn start_control(

@@ -54,9 +54,15 @@ impl Points {
         if route >= self.points.len() {
             self.points.resize(route + 1, None);
         }
-        let point = self.points[route].map_or_else(rng, |point| point.wrapping_add(STEP));
+        let point = self.peek(route, rng);
         self.points[route] = Some(point);
         point
+    }
+
+    /// What [`Points::next`] would be.
+    pub fn peek(&self, route: usize, rng: impl FnOnce() -> u64) -> u64 {
+        let last = self.points.get(route).copied().flatten();
+        last.map_or_else(rng, |point| point.wrapping_add(STEP))
     }
 }
 

@@ -29,7 +29,7 @@ use crate::split::Points;
 use crate::telemetry::access::{Access, AccessRecord};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::names::ListenerId;
-use crate::upstream::{self, Upstreams};
+use crate::upstream::Upstreams;
 
 new_key_type! {
     /// Names a downstream connection of this worker.
@@ -59,11 +59,15 @@ pub enum Command {
     /// Serve this connection, which another worker accepted.
     Serve { listener: ListenerId, accepted: Accepted },
     /// Take this plan into use, with its listeners' sockets, and say so.
-    Apply { plan: Arc<Plan>, listeners: Vec<ListenSocket>, done: Box<dyn FnOnce() + Send> },
-    /// Give a copy of the counters.
-    Snapshot(control::Answer<Counters>),
-    /// Say what there is to do with which endpoints.
-    Busy(control::Answer<Vec<upstream::Busy>>),
+    Apply {
+        plan: Arc<Plan>,
+        listeners: Vec<ListenSocket>,
+        /// Where access records go from now on.
+        access: Option<AccessSink>,
+        done: Box<dyn FnOnce() + Send>,
+    },
+    /// Be looked at, between two events: it must not take long.
+    Look(Box<dyn FnOnce(&Worker) + Send>),
     /// Send connections away as they rest, or stop to.
     SetAside(bool),
     /// Finish what is begun and end.
@@ -88,13 +92,20 @@ pub struct Crew {
 impl Crew {
     /// The worker that serves fewest connections; counted there from now on.
     fn assign(&self) -> usize {
-        let loads = self.load.iter().map(|load| load.load(Ordering::Relaxed));
-        let (least, _) = loads.enumerate().min_by_key(|(_, load)| *load).expect("a worker");
+        let least = self.idlest();
         self.load[least].fetch_add(1, Ordering::Relaxed);
         least
     }
 
-    fn connections(&self) -> usize {
+    /// The worker that gets the next connection.
+    pub fn idlest(&self) -> usize {
+        let loads = self.load.iter().map(|load| load.load(Ordering::Relaxed));
+        let (least, _) = loads.enumerate().min_by_key(|(_, load)| *load).expect("a worker");
+        least
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
         self.load.iter().map(|load| load.load(Ordering::Relaxed)).sum()
     }
 
@@ -130,7 +141,7 @@ pub struct Worker {
     draining: Cell<bool>,
     /// Somebody wants the traffic elsewhere for a while.
     aside: Cell<bool>,
-    access: Option<RefCell<AccessSink>>,
+    access: RefCell<Option<AccessSink>>,
     /// When work was refused last for want of something.
     overloaded: Cell<Option<Instant>>,
 }
@@ -148,11 +159,7 @@ struct Accepting {
 type Start = Rc<dyn Fn(ListenerId, Accepted)>;
 
 /// Where access records go.
-pub struct AccessSink {
-    pub sink: control::Sink<AccessRecord>,
-    /// Of a million exchanges, so many are logged.
-    pub sample: u32,
-}
+pub type AccessSink = control::Sink<AccessRecord>;
 
 /// What a worker is started with.
 pub struct Setup {
@@ -188,7 +195,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         connections: RefCell::default(),
         draining: Cell::new(false),
         aside: Cell::new(false),
-        access: access.map(RefCell::new),
+        access: RefCell::new(access),
         overloaded: Cell::new(None),
     });
     let start: Start = {
@@ -218,12 +225,11 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         while let Some(command) = mailbox.recv().await {
             match command {
                 Command::Serve { listener, accepted } => start(listener, accepted),
-                Command::Apply { plan, listeners, done } => {
-                    worker.apply(plan, listeners, &start);
+                Command::Apply { plan, listeners, access, done } => {
+                    worker.apply(plan, listeners, access, &start);
                     done();
                 }
-                Command::Snapshot(answer) => answer.send(worker.counters.borrow().clone()),
-                Command::Busy(answer) => answer.send(worker.upstreams.busy()),
+                Command::Look(look) => look(&worker),
                 Command::SetAside(aside) => worker.aside.set(aside),
                 Command::Drain => break,
                 // Nothing is drained yet.
@@ -303,7 +309,16 @@ impl Worker {
 
     /// Takes a plan into use. Touches only what it changed: sockets, pools and connections of what
     /// stays are left as they are.
-    fn apply(self: &Rc<Self>, plan: Arc<Plan>, listeners: Vec<ListenSocket>, start: &Start) {
+    fn apply(
+        self: &Rc<Self>,
+        plan: Arc<Plan>,
+        listeners: Vec<ListenSocket>,
+        access: Option<AccessSink>,
+        start: &Start,
+    ) {
+        if access.is_some() {
+            self.access.replace(access);
+        }
         self.upstreams.update(&self.reactor, &plan);
         let plan = LivePlan::new(plan, self.home.clone());
         let before = self.plan.replace(plan.clone());
@@ -387,15 +402,17 @@ impl Worker {
 
     /// Whether this exchange is to be logged.
     pub fn samples_access(&self) -> bool {
-        let Some(access) = &self.access else { return false };
-        let sample = access.borrow().sample;
-        sample >= 1_000_000 || self.reactor.random() % 1_000_000 < u64::from(sample)
+        match self.plan.borrow().access_sample {
+            None => false,
+            Some(1_000_000..) => true,
+            Some(sample) => self.reactor.random() % 1_000_000 < u64::from(sample),
+        }
     }
 
     /// Writes an access record; a full queue drops and counts it.
     pub fn record_access(&self, access: &Access<'_>) {
-        if let Some(sink) = &self.access {
-            sink.borrow_mut().sink.push(|record| record.fill(access));
+        if let Some(sink) = &mut *self.access.borrow_mut() {
+            sink.push(|record| record.fill(access));
         }
     }
 
@@ -484,6 +501,14 @@ impl Worker {
         connections[key].clone()
     }
 
+    /// Looks at the connections that are open, in no order.
+    pub fn with_connections<T>(
+        &self,
+        look: impl FnOnce(&mut dyn Iterator<Item = &Connection>) -> T,
+    ) -> T {
+        look(&mut self.connections.borrow().values().map(|connection| &**connection))
+    }
+
     /// The connection has ended.
     pub fn dismiss(&self, connection: &Connection) {
         self.connections.borrow_mut().remove(connection.key);
@@ -540,13 +565,10 @@ impl Worker {
             }
             match self.reactor.timeout_at(look, mailbox.recv()).await {
                 Some(Some(Command::Serve { listener, accepted })) => start(listener, accepted),
-                Some(Some(Command::Snapshot(answer))) => {
-                    answer.send(self.counters.borrow().clone());
-                }
-                Some(Some(Command::Busy(answer))) => answer.send(self.upstreams.busy()),
+                Some(Some(Command::Look(look))) => look(self),
                 // Another worker may have it already, and hand connections over by it.
-                Some(Some(Command::Apply { plan, listeners, done })) => {
-                    self.apply(plan, listeners, start);
+                Some(Some(Command::Apply { plan, listeners, access, done })) => {
+                    self.apply(plan, listeners, access, start);
                     look = self.reactor.now();
                     done();
                 }

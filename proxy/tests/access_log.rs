@@ -23,6 +23,7 @@ on_both_drivers! {
     a_reader_that_stopped_holds_nobody_up,
     a_stuck_log_does_not_hold_the_end,
     a_rotated_file_is_opened_anew,
+    a_reload_begins_moves_and_ends_it,
     what_is_cut_at_the_deadline_is_logged,
     a_unix_endpoint_is_logged_by_its_path,
     connections_are_logged_where_no_exchange_tells,
@@ -449,6 +450,43 @@ fn a_rotated_file_is_opened_anew(io: &str) {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(log.lines(new()).last().unwrap()["path"], "/after");
+}
+
+fn a_reload_begins_moves_and_ends_it(io: &str) {
+    let (first, second) = (Log::new(io, "live-1"), Log::new(io, "live-2"));
+    let text = config(echo_origin(), "", "", "").replace("workers: 1", "workers: 2");
+    let with = |log: &str| text.replace("access_log: none", &format!("access_log: {log}"));
+    let to = |log: &Log| with(&format!("{{ output: \"{}\" }}", log.0.display()));
+    let proxy = Proxy::start(io, &text);
+    // One on each worker.
+    let mut clients = [proxy.connect(), proxy.connect()];
+    let mut ask = |path: &str| {
+        for client in &mut clients {
+            assert_eq!(client.get(path).status(), 200);
+        }
+    };
+    ask("/unlogged");
+    proxy.reload(&to(&first));
+    ask("/first");
+    // The old output may get what was not written before the change.
+    assert!(first.lines(2).iter().all(|line| line["path"] == "/first"));
+    proxy.reload(&to(&second));
+    ask("/second");
+    assert!(second.lines(2).iter().all(|line| line["path"] == "/second"));
+    proxy.rewrite(&with("{ output: \"/nowhere/log.json\" }"));
+    proxy.signal("HUP");
+    let refused = proxy.says("reload: access_log.output: cannot open /nowhere/log.json");
+    assert!(refused.contains("make the folder first"), "{refused}");
+    ask("/still");
+    assert_eq!(second.lines(4)[3]["path"], "/still");
+    proxy.reload(&with(&format!("{{ output: \"{}\", sample: 0% }}", second.0.display())));
+    ask("/no-sample");
+    proxy.reload(&text);
+    ask("/none");
+    proxy.reload(&to(&first));
+    ask("/again");
+    assert!(first.lines(4)[2..].iter().all(|line| line["path"] == "/again"));
+    assert_eq!(second.lines(4).len(), 4);
 }
 
 #[test]

@@ -294,7 +294,7 @@ async fn push(
             let done = Box::new(move || {
                 reloads.fetch_add(1, Ordering::Relaxed);
             });
-            let sent = mailbox.send(Command::Apply { plan, listeners, done });
+            let sent = mailbox.send(Command::Apply { plan, listeners, access: None, done });
             assert!(sent.is_ok() || told.draining.get(), "a worker reads its mail");
         }
     }

@@ -34,6 +34,16 @@ impl Budget {
         Budget(Arc::new(Shared { limit, leased: CachePadded::new(AtomicUsize::new(0)) }))
     }
 
+    /// In bytes.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// What workers have of it, in bytes; some of that they may not use yet.
+    pub fn leased(&self) -> usize {
+        self.0.leased.load(Ordering::Relaxed)
+    }
+
     /// What is leased at a time: small enough that the idle leases of many workers are a small part.
     fn lease(&self) -> usize {
         (self.0.limit / 1024).clamp(1, Budget::LEASE_MAX)

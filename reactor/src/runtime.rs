@@ -150,6 +150,12 @@ impl Reactor {
         self.0.rng.borrow_mut().u64(..)
     }
 
+    /// The random numbers that [`Reactor::random`] will give, for whoever wants to know beforehand.
+    pub fn random_ahead(&self) -> impl FnMut() -> u64 + Clone + use<> {
+        let mut rng = self.0.rng.borrow().clone();
+        move || rng.u64(..)
+    }
+
     /// An empty vector to write into and to send: with the capacity of one that was sent before.
     pub fn take_vec(&self) -> Vec<u8> {
         self.core().table.sockets.take_vec()

@@ -25,8 +25,8 @@ pub(super) async fn get_all<P: DataPlane>(
 ) -> Response {
     let newest = state.desired.newest();
     let body = match query.effective {
-        true => newest.document.effective_json(),
-        false => newest.document.to_json(),
+        true => newest.document().effective_json(),
+        false => newest.document().to_json(),
     };
     tagged(json_response(&body), &newest.loaded.hash)
 }
@@ -54,7 +54,7 @@ pub(super) async fn get_item<P: DataPlane>(
     Path((kind, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let kind = parse_kind(&kind)?;
-    match state.desired.newest().document.item(kind, &name) {
+    match state.desired.newest().document().item(kind, &name) {
         Some((item, hash)) => Ok(tagged(json_response(&item), &hash)),
         None => Err(problem(Denial::NotFound(format!("{kind}/{name}")))),
     }
@@ -145,7 +145,7 @@ pub(super) async fn rollback<P: DataPlane>(
     let newest = state.desired.newest();
     let document = match state.desired.past().into_iter().find(|past| past.number == number) {
         Some(past) => past.document().map_err(|found| problem(Denial::Invalid(found)))?,
-        None if newest.number == number => newest.document.clone(),
+        None if newest.number == number => newest.document(),
         None => return Err(problem(Denial::NotFound(format!("generation {number} (any more)")))),
     };
     let origin = format!("rollback to generation {number}{}", caller.by());
@@ -172,7 +172,7 @@ pub(super) async fn generation<P: DataPlane>(
             newest.settled(state.plane.workers(), wait).await;
         }
         let mut body = newest.describe(state.plane.workers());
-        body["config"] = newest.document.to_json();
+        body["config"] = newest.document().to_json();
         return Ok(tagged(json_response(&body), &newest.loaded.hash));
     }
     let found = state.desired.past().into_iter().find(|past| past.number.to_string() == number);

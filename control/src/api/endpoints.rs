@@ -103,11 +103,7 @@ pub(super) async fn services<P: DataPlane>(extract::State(state): Shared<P>) -> 
 pub(super) async fn endpoints<P: DataPlane>(
     extract::State(state): Shared<P>,
 ) -> Result<Response, Problem> {
-    let busy = state.busy().await;
-    let busy = busy.map_err(|silent| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "workers_silent", silent.reason())
-    })?;
-    Ok(json_response(&Json::from(state.plane.endpoints(&busy))))
+    Ok(json_response(&state.plane.endpoints().await?))
 }
 
 /// The body of `POST /v1/services/{name}/{eject|restore|drain}`.
@@ -152,6 +148,7 @@ async fn set<P: DataPlane>(
     let (by, to) = (caller.by(), to.name());
     state.desired.say(format_args!("audit: endpoint {address} of {name}{by}: {to}"));
     let body = json!({ "service": name, "endpoint": address.to_string(), "state": to });
+    state.events.tell("endpoint_state", &body);
     Ok(answer_when_live(&state, live, wait, body).await)
 }
 

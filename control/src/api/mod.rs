@@ -3,6 +3,7 @@
 mod body;
 mod config;
 mod endpoints;
+mod events;
 mod lifecycle;
 mod status;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -19,6 +20,7 @@ use serde_json::{Value as Json, json};
 
 use crate::data_plane::{DataPlane, EndpointState};
 use crate::probes;
+use crate::problem::Problem;
 use crate::state::State;
 
 /// What handlers are given.
@@ -47,13 +49,26 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/workers", get(status::workers))
         .route("/v1/listeners", get(status::listeners))
+        .route("/v1/routes", get(status::routes))
+        .route("/v1/connections", get(status::connections))
+        .route("/v1/limits", get(status::limits))
+        .route("/v1/events", get(events::events))
         .route("/v1/explain", post(status::explain))
         .route("/v1/drain", post(lifecycle::drain))
         .route("/v1/undrain", post(lifecycle::undrain))
         .route("/v1/quit", post(lifecycle::quit))
+        .route("/", get(not_yet))
+        .route("/v1/certs", get(not_yet))
+        .route("/v1/tap", get(not_yet))
         .layer(DefaultBodyLimit::max(body::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), guard::<P>));
     probes::with_refusals(routes.with_state(state), exists)
+}
+
+/// The dashboard, certificates and the tap.
+async fn not_yet() -> Problem {
+    let detail = "not supported yet; GET /openapi.json says what admin serves";
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "not_supported_yet", detail)
 }
 
 /// Lets those pass who may, and notes who they are.
@@ -72,7 +87,7 @@ async fn guard<P: DataPlane>(
 }
 
 /// Every path with its methods. Held against the router by a test.
-pub(crate) const PATHS: [(&str, &[(&str, &str)]); 24] = [
+pub(crate) const PATHS: [(&str, &[(&str, &str)]); 28] = [
     ("/livez", &[("get", "200 while every worker answers")]),
     ("/readyz", &[("get", "200 while this proxy wants traffic")]),
     ("/metrics", &[("get", "Prometheus text")]),
@@ -130,6 +145,19 @@ pub(crate) const PATHS: [(&str, &[(&str, &str)]); 24] = [
     ("/v1/status", &[("get", "What runs, and whether it would come back after a restart")]),
     ("/v1/workers", &[("get", "Each worker, and whether it answers")]),
     ("/v1/listeners", &[("get", "Where each listens, with its real port")]),
+    ("/v1/routes", &[("get", "What each does, and how many requests it took")]),
+    (
+        "/v1/connections",
+        &[("get", "Connections from clients, the oldest first; ?limit=1000 of each worker")],
+    ),
+    ("/v1/limits", &[("get", "What is bounded, and how much of that is taken")]),
+    (
+        "/v1/events",
+        &[(
+            "get",
+            "What happens, as it does (server-sent events); Last-Event-ID goes on from there",
+        )],
+    ),
     ("/v1/explain", &[("post", "{method, url, headers, from, listener}: which route and why")]),
     ("/v1/drain", &[("post", "Not ready, and connections are sent away as they rest")]),
     ("/v1/undrain", &[("post", "Takes traffic again")]),

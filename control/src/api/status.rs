@@ -1,20 +1,22 @@
 //! What runs: for people who ask what is going on.
 
 use axum::extract;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::body::{Text, expect_json};
 use super::{Shared, json_response};
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, Silent};
 use crate::problem::Problem;
 
 /// `GET /v1/status`
 pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
     let newest = state.desired.newest();
     let phase = *state.phase.borrow();
-    let silent = state.counters().await.err();
+    let silent = state.plane.answers().await.err();
     json_response(&json!({
         "version": state.program.version,
         "phase": phase.name(),
@@ -25,7 +27,7 @@ pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Re
         "unsaved": state.desired.is_unsaved(),
         "live": newest.live(),
         "workers": state.plane.workers(),
-        "silent_workers": silent.map(|silent| silent.reason()),
+        "silent_workers": silent.map(|silent| silent.to_string()),
         "io_backend": state.program.io_backend,
         "uptime_s": state.started.elapsed().as_secs_f64(),
         "listeners": state.plane.listeners(),
@@ -34,8 +36,8 @@ pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Re
 
 /// `GET /v1/workers`
 pub(super) async fn workers<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    let silent = state.counters().await.err();
-    let silent = silent.as_ref().map(|silent| silent.numbers()).unwrap_or_default();
+    let silent = state.plane.answers().await.err();
+    let silent = silent.as_ref().map(Silent::numbers).unwrap_or_default();
     let workers = 0..state.plane.workers();
     let list: Vec<Json> = workers
         .map(|worker| json!({ "worker": worker, "answers": !silent.contains(&worker) }))
@@ -45,7 +47,41 @@ pub(super) async fn workers<P: DataPlane>(extract::State(state): Shared<P>) -> R
 
 /// `GET /v1/listeners`
 pub(super) async fn listeners<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    json_response(&Json::from(state.plane.listeners()))
+    json_response(&state.plane.listeners())
+}
+
+/// `GET /v1/routes`
+pub(super) async fn routes<P: DataPlane>(
+    extract::State(state): Shared<P>,
+) -> Result<Response, Problem> {
+    Ok(json_response(&state.plane.routes().await?))
+}
+
+/// How many connections of each worker are listed, and may be.
+const CONNECTIONS_USUAL: usize = 1_000;
+const CONNECTIONS_MAX: usize = 5_000;
+
+/// The query of a list that may be long.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bounded {
+    limit: Option<usize>,
+}
+
+/// `GET /v1/connections`
+pub(super) async fn connections<P: DataPlane>(
+    extract::State(state): Shared<P>,
+    query: Result<extract::Query<Bounded>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let query = query
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_query", error.body_text()))?;
+    let most = query.limit.unwrap_or(CONNECTIONS_USUAL).min(CONNECTIONS_MAX);
+    Ok(json_response(&state.plane.connections(most).await?))
+}
+
+/// `GET /v1/limits`
+pub(super) async fn limits<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
+    json_response(&state.plane.limits())
 }
 
 /// `POST /v1/explain`
@@ -59,5 +95,5 @@ pub(super) async fn explain<P: DataPlane>(
         Problem::new(StatusCode::BAD_REQUEST, "not_parseable", error.to_string())
     })?;
     let unclear = |why| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unclear_question", why);
-    Ok(json_response(&state.plane.explain(&question).map_err(unclear)?))
+    Ok(json_response(&state.plane.explain(&question).await.map_err(unclear)?))
 }

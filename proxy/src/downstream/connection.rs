@@ -132,6 +132,11 @@ impl Connection {
         self.idle.get() && settled && !self.stream.is_sending() && self.stream.is_quiet_now()
     }
 
+    /// Whether it waits for a request.
+    pub fn is_idle(&self) -> bool {
+        self.idle.get()
+    }
+
     /// It does not wait for a request any more.
     pub fn set_busy(&self) {
         self.idle.set(false);

@@ -250,6 +250,14 @@ impl Counters {
         self.connections_active += other.connections_active;
     }
 
+    /// How many exchanges each route took; a route may be there several times.
+    pub fn requests_by_route(&self) -> impl Iterator<Item = (RouteId, u64)> {
+        self.exchanges.iter().filter_map(|row| {
+            let count = row.outcomes.iter().map(|outcome| outcome.count).sum();
+            Some((row.key.route?, count))
+        })
+    }
+
     fn row(&mut self, key: Key) -> &mut Exchanges {
         let exchanges = &mut self.exchanges;
         if exchanges.get(self.last_row).is_none_or(|row| row.key != key) {

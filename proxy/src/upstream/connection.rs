@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::Labels;
 use reactor::{Instant, Reactor, Stream};
 
-use crate::plan::{Plan, Service};
+use crate::plan::{Endpoint, Plan, Service};
 use crate::pool::IdlePool;
 use crate::telemetry::names::ServiceId;
 use crate::upstream::service::ServiceState;
@@ -154,6 +155,20 @@ impl Upstreams {
         let mut counters = worker.counters.borrow_mut();
         for service in self.counted.closed.borrow_mut().drain(..) {
             counters.upstream_closed(service);
+        }
+    }
+
+    /// The endpoint that the next request to the service goes to, if it wants these labels and comes
+    /// before any other; nothing moves by that.
+    pub fn peek(
+        &self,
+        service: &Arc<Service>,
+        labels: &Labels,
+        rng: &mut impl FnMut() -> u64,
+    ) -> Option<Arc<Endpoint>> {
+        match self.services.borrow().get(service.id.index()) {
+            Some(Some(state)) => state.peek(labels, rng),
+            _ => ServiceState::new(service, rng).peek(labels, rng),
         }
     }
 

@@ -167,6 +167,18 @@ impl ServiceState {
         Some(replica)
     }
 
+    /// The endpoint that [`ServiceState::start`] would pick.
+    pub(super) fn peek(
+        &self,
+        labels: &Labels,
+        rng: &mut impl FnMut() -> u64,
+    ) -> Option<Arc<Endpoint>> {
+        let groups = self.groups.borrow();
+        let group = groups.iter().find(|group| group.labels == *labels)?;
+        let place = group.balancer.clone().pick(rng, |_| true)?;
+        Some(group.members[place].endpoint.clone())
+    }
+
     /// Why no replica was picked.
     pub(super) fn why_none(&self, labels: &Labels) -> Cause {
         let groups = self.groups.borrow();
