@@ -42,14 +42,15 @@ pub(crate) struct Sources {
 }
 
 struct Source {
-    name: String,
-    text: String,
+    name: Box<str>,
+    text: Box<str>,
     /// Offset of each line's first byte; filled when the first diagnostic asks.
     line_starts: OnceLock<Vec<u32>>,
 }
 
 impl Sources {
     pub(crate) fn add(&mut self, name: &str, text: String) -> u32 {
+        let text = text.into();
         let source = Source { name: name.into(), text, line_starts: OnceLock::new() };
         self.list.push(Arc::new(source));
         self.list.len() as u32 - 1
@@ -57,7 +58,7 @@ impl Sources {
 
     /// Names and texts.
     pub(crate) fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list.iter().map(|source| (source.name.as_str(), source.text.as_str()))
+        self.list.iter().map(|source| (&*source.name, &*source.text))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -110,7 +111,7 @@ impl Source {
         let line_text = rest.split(['\n', '\r']).next().unwrap_or("");
         let end = (span.end as usize).clamp(start, line_start.max(start) + line_text.len());
         Place {
-            file: self.name.clone(),
+            file: self.name.to_string(),
             line: line as u32,
             column: self.text[line_start..start].chars().count() as u32 + 1,
             excerpt: Some(clip(line_text, start - line_start, end - line_start)),

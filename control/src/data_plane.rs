@@ -81,6 +81,9 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Frees what workers have given back.
     fn tidy(&self);
 
+    /// Gives memory back to the kernel that was needed for a change.
+    fn give_memory_back(&self);
+
     /// Whether connections are sent away as they rest.
     fn set_aside(&self, aside: bool);
 

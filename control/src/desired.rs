@@ -526,6 +526,7 @@ impl<P: DataPlane> State<P> {
                     break;
                 }
                 self.plane.tidy();
+                self.plane.give_memory_back();
             }
         }
     }
@@ -550,6 +551,7 @@ impl<P: DataPlane> State<P> {
         let (files, known) = (desired.files.clone(), desired.told().file_texts);
         // What is read is a hundred times what it was read from: not for a touch.
         let read = in_background(move || Document::load_if_other(&files, known)).await;
+        self.given_back.notify_one();
         let document = match read {
             Ok(Some(document)) => document,
             Ok(None) => return desired.heed_nothing(because),

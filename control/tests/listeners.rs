@@ -100,6 +100,8 @@ impl DataPlane for Workers {
 
     fn tidy(&self) {}
 
+    fn give_memory_back(&self) {}
+
     fn set_aside(&self, _: bool) {}
 
     fn quit(&self) {}

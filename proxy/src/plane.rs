@@ -17,7 +17,7 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::prometheus::{self, Facts};
 use crate::turn::Turn;
 use crate::views;
-use crate::worker::{AccessSink, Command, Crew, Worker};
+use crate::worker::{AccessSink, Command, Crew, NewPlan, Worker};
 
 /// What control asks of the workers, and what it knows of them.
 pub struct Plane {
@@ -162,13 +162,13 @@ impl Plane {
     ) {
         let mut sinks = sinks.into_iter();
         for (mailbox, answer) in self.crew.mailboxes.iter().zip(answers) {
-            let command = Command::Apply {
+            let new = NewPlan {
                 plan: plan.clone(),
                 listeners: sockets.iter().map(|open| open.socket.clone()).collect(),
                 access: sinks.next(),
                 done: Box::new(move || answer.send(())),
             };
-            self.deliver(mailbox, command);
+            self.deliver(mailbox, Command::Apply(Box::new(new)));
         }
         for (listener, open) in plan.listeners.iter().zip(&sockets) {
             if !live.sockets.iter().any(|old| old.socket.is_same(&open.socket)) {
@@ -316,6 +316,10 @@ impl DataPlane for Plane {
 
     fn tidy(&self) {
         lock(&self.returned).try_iter().for_each(drop);
+    }
+
+    fn give_memory_back(&self) {
+        reactor::give_memory_back();
     }
 
     fn set_aside(&self, aside: bool) {

@@ -30,6 +30,9 @@ const MAILBOX: usize = 4096;
 /// Descriptors that are not connections: rings, logs, admin, pipes.
 const DESCRIPTORS_RESERVED: u64 = 256;
 
+/// As mimalloc does by itself: workers use again what they free.
+const KEEP_FREED_MEMORY: Duration = Duration::from_millis(10);
+
 /// How often a drain looks whether it is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -86,6 +89,8 @@ impl fmt::Display for StartError {
 
 /// Runs until told to stop.
 pub fn run(files: &[PathBuf], overrides: &Overrides) -> Result<(), StartError> {
+    // To read a config takes many times what is left of it.
+    reactor::keep_freed_memory(Duration::ZERO);
     let signals = Signals::block().map_err(StartError::System)?;
     let initial = initial(files, overrides)?;
     let (sender, signals) = listen_to(signals);
@@ -217,6 +222,8 @@ impl Process {
         if let Some(address) = control.probes_address() {
             say(format_args!("probes: {address}"));
         }
+        reactor::give_memory_back();
+        reactor::keep_freed_memory(KEEP_FREED_MEMORY);
         control.set_phase(Phase::Ready);
         say(format_args!("ready"));
         Ok(Process { plane, control, workers, crew, access, draining: None })

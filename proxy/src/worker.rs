@@ -58,14 +58,8 @@ const LAG_PROBE: Duration = Duration::from_millis(100);
 pub enum Command {
     /// Serve this connection, which another worker accepted.
     Serve { listener: ListenerId, accepted: Accepted },
-    /// Take this plan into use, with its listeners' sockets, and say so.
-    Apply {
-        plan: Arc<Plan>,
-        listeners: Vec<ListenSocket>,
-        /// Where access records go from now on.
-        access: Option<AccessSink>,
-        done: Box<dyn FnOnce() + Send>,
-    },
+    /// Take a plan into use.
+    Apply(Box<NewPlan>),
     /// Be looked at, between two events: it must not take long.
     Look(Box<dyn FnOnce(&Worker) + Send>),
     /// Send connections away as they rest, or stop to.
@@ -74,6 +68,20 @@ pub enum Command {
     Drain,
     /// Nobody waits any longer: the drain's deadline is now.
     Hurry,
+}
+
+/// A mailbox has room for thousands.
+const _: () = assert!(size_of::<Command>() <= 24);
+
+/// A plan that a worker takes into use.
+pub struct NewPlan {
+    pub plan: Arc<Plan>,
+    /// In the order of its listeners.
+    pub listeners: Vec<ListenSocket>,
+    /// Where access records go from now on, if that changes.
+    pub access: Option<AccessSink>,
+    /// To be called when it is in use.
+    pub done: Box<dyn FnOnce() + Send>,
 }
 
 /// What the workers share: how many connections each serves, how to write to it, and the memory
@@ -225,10 +233,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         while let Some(command) = mailbox.recv().await {
             match command {
                 Command::Serve { listener, accepted } => start(listener, accepted),
-                Command::Apply { plan, listeners, access, done } => {
-                    worker.apply(plan, listeners, access, &start);
-                    done();
-                }
+                Command::Apply(new) => worker.apply(*new, &start),
                 Command::Look(look) => look(&worker),
                 Command::SetAside(aside) => worker.aside.set(aside),
                 Command::Drain => break,
@@ -309,13 +314,8 @@ impl Worker {
 
     /// Takes a plan into use. Touches only what it changed: sockets, pools and connections of what
     /// stays are left as they are.
-    fn apply(
-        self: &Rc<Self>,
-        plan: Arc<Plan>,
-        listeners: Vec<ListenSocket>,
-        access: Option<AccessSink>,
-        start: &Start,
-    ) {
+    fn apply(self: &Rc<Self>, new: NewPlan, start: &Start) {
+        let NewPlan { plan, listeners, access, done } = new;
         if access.is_some() {
             self.access.replace(access);
         }
@@ -339,6 +339,7 @@ impl Worker {
                 None => drop(self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed)),
             }
         }
+        done();
     }
 
     /// Accepts from these sockets, in the order of the plan's listeners, and from no others.
@@ -567,10 +568,9 @@ impl Worker {
                 Some(Some(Command::Serve { listener, accepted })) => start(listener, accepted),
                 Some(Some(Command::Look(look))) => look(self),
                 // Another worker may have it already, and hand connections over by it.
-                Some(Some(Command::Apply { plan, listeners, access, done })) => {
-                    self.apply(plan, listeners, access, start);
+                Some(Some(Command::Apply(new))) => {
+                    self.apply(*new, start);
                     look = self.reactor.now();
-                    done();
                 }
                 Some(Some(Command::Drain | Command::SetAside(_))) => {}
                 Some(Some(Command::Hurry)) => deadline = self.reactor.now(),

@@ -16,7 +16,7 @@ use crossbeam_utils::CachePadded;
 use reactor::sim::{Faults, Outcome, Simulation};
 use reactor::{Address, BufferOptions, Census, ListenSocket, Reactor};
 use ringside::plan::Plan;
-use ringside::worker::{self, Command, Crew, Setup};
+use ringside::worker::{self, Command, Crew, NewPlan, Setup};
 
 #[path = "simulation/client.rs"]
 mod client;
@@ -294,7 +294,8 @@ async fn push(
             let done = Box::new(move || {
                 reloads.fetch_add(1, Ordering::Relaxed);
             });
-            let sent = mailbox.send(Command::Apply { plan, listeners, access: None, done });
+            let new = NewPlan { plan, listeners, access: None, done };
+            let sent = mailbox.send(Command::Apply(Box::new(new)));
             assert!(sent.is_ok() || told.draining.get(), "a worker reads its mail");
         }
     }

@@ -53,7 +53,8 @@ pub use ledger::{Budget, Charge};
 pub use listener::{AcceptError, Accepted, BACKLOG, ListenSocket, Listener};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub use process::{
-    Signal, Signals, monotonic_ns, raise_descriptor_limit, refuse_huge_pages, stand_back,
+    Signal, Signals, give_memory_back, keep_freed_memory, monotonic_ns, raise_descriptor_limit,
+    refuse_huge_pages, stand_back,
 };
 pub use remote::{WORKERS_MAX, WorkerId};
 pub use runtime::{

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use crate::sys::{self, check};
 
@@ -71,6 +72,25 @@ pub fn refuse_huge_pages() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) }).map(drop)
 }
 
+/// The number of the option `purge_delay` in mimalloc 3, which the bindings do not name.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// How long mimalloc keeps memory that was freed, to use it again, before the kernel gets it: usually
+/// 10 ms. Even then nothing happens before a thread frees something else. To be called while no other
+/// thread allocates.
+pub fn keep_freed_memory(time: Duration) {
+    let ms = time.as_millis().try_into().unwrap_or(libc::c_long::MAX);
+    // SAFETY: no pointers; an integer is stored, which other threads may be reading, at the worst, late.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, ms) }
+}
+
+/// Gives memory back to the kernel that mimalloc keeps for later: this thread's, and what threads that have
+/// ended left. Nobody waits for it.
+pub fn give_memory_back() {
+    // SAFETY: no pointers; a thread's heap is its own, and what is shared is behind atomics.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
 /// Lets every other thread of the process go first: this one, and those that it starts, get a core when
 /// nobody else wants it, and some hundredths of it (`sched(7)`, the least nice weight) where somebody
 /// always does. The long slice lets whoever wakes up cut in at once (kernel ≥ 6.12).
@@ -121,4 +141,24 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 /// std's `Instant` does not tell.
 pub fn monotonic_ns() -> u64 {
     sys::clock_nanos(libc::CLOCK_MONOTONIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_is_the_one_we_mean() {
+        // SAFETY: no pointers; nobody sets options meanwhile but this test.
+        let get = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert!(
+            [10, 1000].contains(&get()),
+            "a time in ms that mimalloc has begun with: {}",
+            get()
+        );
+        keep_freed_memory(Duration::from_millis(7));
+        assert_eq!(get(), 7);
+        keep_freed_memory(Duration::from_millis(10));
+        give_memory_back();
+    }
 }

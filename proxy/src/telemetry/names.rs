@@ -5,6 +5,8 @@
 //! are not used again. The table grows with the names ever configured, not with traffic; its owner
 //! is whoever compiles plans.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 /// A listener's number.
@@ -48,8 +50,8 @@ pub struct Names {
 #[derive(Clone, Debug, Default)]
 struct Table {
     /// The inverse of `names`.
-    numbers: HashMap<String, u32>,
-    names: Vec<String>,
+    numbers: HashMap<Arc<str>, u32>,
+    names: Vec<Arc<str>>,
 }
 
 impl Table {
@@ -58,15 +60,16 @@ impl Table {
             return *number;
         }
         let number = u32::try_from(self.names.len()).expect("fewer than 2^32 names");
-        self.numbers.insert(name.to_owned(), number);
-        self.names.push(name.to_owned());
+        let name: Arc<str> = name.into();
+        self.numbers.insert(name.clone(), number);
+        self.names.push(name);
         number
     }
 
     /// Empty for a number from another table, which would be a bug but is no reason to stop.
     fn name(&self, number: usize) -> &str {
         debug_assert!(number < self.names.len());
-        self.names.get(number).map_or("", String::as_str)
+        self.names.get(number).map_or("", |name| name)
     }
 }
 
@@ -100,12 +103,12 @@ impl Names {
 
     /// All listeners, in the order of their numbers.
     pub(crate) fn listeners(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.listeners.names.iter().map(String::as_str)
+        self.listeners.names.iter().map(|name| &**name)
     }
 
     /// All services, in the order of their numbers.
     pub(crate) fn services(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.services.names.iter().map(String::as_str)
+        self.services.names.iter().map(|name| &**name)
     }
 }
 
