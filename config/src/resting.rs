@@ -8,6 +8,7 @@
 //! three numbers: the file, the start as the distance from the start before it, the length. Numbers are
 //! as long as they have to be (LEB128).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::document::Document;
@@ -26,6 +27,17 @@ impl Resting {
         let mut packer = Packer { sources, out: Vec::new(), last: 0 };
         packer.node(tree);
         Resting { sources: sources.clone(), packed: packer.out.into() }
+    }
+
+    /// What they take together, in bytes: a text that several were read from counts once.
+    pub fn bytes<'a>(all: impl IntoIterator<Item = &'a Resting>) -> usize {
+        let mut texts = HashMap::new();
+        let mut packed = 0;
+        for resting in all {
+            packed += resting.packed.len();
+            texts.extend(resting.sources.lengths());
+        }
+        packed + texts.values().sum::<usize>()
     }
 
     /// As it was before. Takes some 10 ms for 100,000 values.
@@ -233,6 +245,9 @@ mod tests {
         let again = both.rest().document();
         assert_eq!(format!("{:?}", again.tree()), format!("{:?}", both.tree()));
         assert_eq!(again.text_hash(), both.text_hash());
+        let (base, both) = (base.rest(), both.rest());
+        let texts: usize = both.sources.texts().map(|(_, text)| text.len()).sum();
+        assert_eq!(Resting::bytes([&base, &both]), texts + base.packed.len() + both.packed.len());
     }
 
     #[test]

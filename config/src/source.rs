@@ -61,6 +61,11 @@ impl Sources {
         self.list.iter().map(|source| (&*source.name, &*source.text))
     }
 
+    /// Which texts they are, and how long each is.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = (*const u8, usize)> {
+        self.list.iter().map(|source| (source.text.as_ptr(), source.text.len()))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use config::{Change, Diagnostics, Document, Failure, Format, Loaded, Resting};
+use config::{Change, Diagnostics, Document, Failure, Loaded, Resting};
 use serde_json::{Value as Json, json};
 use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, Notify, oneshot, watch};
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ use crate::pushed::Pushed;
 use crate::state::State;
 use crate::state_dir::{StateDir, Written};
 
-/// So many earlier generations can be looked at and gone back to, as far as their texts have room.
+/// So many earlier generations can be looked at and gone back to, as far as they have room.
 const PAST_MAX: usize = 32;
 const PAST_BYTES_MAX: usize = 64 << 20;
 
@@ -126,12 +126,12 @@ pub(crate) struct Generation {
     live: watch::Receiver<usize>,
 }
 
-/// A config that was live before: its text, which is a tenth of what it is in use.
+/// A config that was live before.
 pub(crate) struct Past {
     pub(crate) number: u64,
     pub(crate) hash: String,
     pub(crate) description: Json,
-    text: Box<str>,
+    pub(crate) document: Resting,
 }
 
 /// Where a change comes from, and on what terms.
@@ -202,18 +202,6 @@ impl Generation {
         // Nobody is left to tell of more: as settled as it gets.
         let settled = live.wait_for(|live| *live >= workers);
         let _ = tokio::time::timeout(patience, settled).await;
-    }
-}
-
-impl Past {
-    pub(crate) fn config(&self) -> Json {
-        serde_json::from_str(&self.text).expect("it was written as JSON")
-    }
-
-    /// As it was, but for where its texts came from.
-    pub(crate) fn document(&self) -> Result<Document, Diagnostics> {
-        let name = format!("(generation {})", self.number);
-        Document::parse(&name, self.text.as_bytes(), Format::Json)
     }
 }
 
@@ -366,22 +354,22 @@ impl Desired {
         self.say(format_args!("reload: {why}"));
     }
 
-    /// A generation takes the place of the newest, of which its text stays.
-    fn succeed(&self, newest: Arc<Generation>, text: Box<str>, workers: usize) {
+    /// A generation takes the place of the newest, of which its document stays.
+    fn succeed(&self, newest: Arc<Generation>, workers: usize) {
         let before = self.newest();
         let past = Past {
             number: before.number,
             hash: before.loaded.hash.clone(),
             description: before.describe(workers),
-            text,
+            document: before.document.clone(),
         };
         let mut told = self.told();
         told.newest = newest;
         told.past.push_back(Arc::new(past));
-        let mut bytes: usize = told.past.iter().map(|past| past.text.len()).sum();
-        while told.past.len() > PAST_MAX || bytes > PAST_BYTES_MAX {
-            let Some(gone) = told.past.pop_front() else { break };
-            bytes -= gone.text.len();
+        let bytes =
+            |told: &Told| Resting::bytes(told.past.iter().map(|past: &Arc<Past>| &past.document));
+        while told.past.len() > PAST_MAX || bytes(&told) > PAST_BYTES_MAX {
+            told.past.pop_front();
         }
         drop(told);
         self.succeeded.notify_one();
@@ -454,7 +442,7 @@ impl<P: DataPlane> State<P> {
         let (answers, heard): (Vec<_>, Vec<_>) =
             (0..self.plane.workers()).map(|_| oneshot::channel()).unzip();
         let answers = answers.into_iter().map(Answer).collect();
-        let (number, before) = (newest.number + 1, newest);
+        let number = newest.number + 1;
         let state = self.clone();
         let origin = terms.origin.clone();
         let applied = in_background(move || {
@@ -471,10 +459,9 @@ impl<P: DataPlane> State<P> {
                     .desired
                     .say(format_args!("the config is live and not kept for a restart: {error}"));
             }
-            let text = before.document().to_json().to_string();
-            Ok((document.rest(), loaded.without_routes(), text.into()))
+            Ok((document.rest(), loaded.without_routes()))
         });
-        let (document, loaded, text) = applied.await?;
+        let (document, loaded) = applied.await?;
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         let generation = Arc::new(Generation {
@@ -488,7 +475,7 @@ impl<P: DataPlane> State<P> {
         });
         self.desired.pushed.retain(&generation.loaded.config);
         self.desired.found.retain(&generation.loaded.config);
-        self.desired.succeed(generation.clone(), text, self.plane.workers());
+        self.desired.succeed(generation.clone(), self.plane.workers());
         let data = json!({
             "generation": number,
             "etag": generation.loaded.hash,

@@ -144,7 +144,7 @@ pub(super) async fn rollback<P: DataPlane>(
     };
     let newest = state.desired.newest();
     let document = match state.desired.past().into_iter().find(|past| past.number == number) {
-        Some(past) => past.document().map_err(|found| problem(Denial::Invalid(found)))?,
+        Some(past) => past.document.document(),
         None if newest.number == number => newest.document(),
         None => return Err(problem(Denial::NotFound(format!("generation {number} (any more)")))),
     };
@@ -179,7 +179,7 @@ pub(super) async fn generation<P: DataPlane>(
     let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
     let past = found.ok_or_else(missing)?;
     let mut body = past.description.clone();
-    body["config"] = past.config();
+    body["config"] = past.document.document().to_json();
     Ok(tagged(json_response(&body), &past.hash))
 }
 
