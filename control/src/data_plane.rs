@@ -28,7 +28,7 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Each endpoint of each service, with what all workers together have to do with it.
     fn endpoints(&self) -> impl Future<Output = Result<Json, Silent>> + Send;
 
-    /// Connections from clients, the oldest first, at most `most` of each worker.
+    /// Connections from clients, at most `most` of each worker.
     fn connections(&self, most: usize) -> impl Future<Output = Result<Json, Silent>> + Send;
 
     /// Each route, what it does and how many requests it took.

@@ -431,9 +431,7 @@ impl Side {
             Policy::LeastRequest => "the less busy of two drawn by weight",
         }
     }
-}
 
-impl Side {
     /// What each worker would do with its next request.
     fn workers_json(&self) -> Vec<Value> {
         let turns = self.turns.iter().zip(&self.is_next_on).enumerate();

@@ -1,6 +1,7 @@
 //! What is shown of a running data plane, as JSON: what the plan says, what the process shares, and
 //! what workers answer when they are looked at.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -135,27 +136,26 @@ pub struct Client {
     is_idle: bool,
 }
 
-/// The oldest of a worker's connections, at most so many: for each the kernel is asked who it is.
+/// Some of a worker's connections, at most so many: for each the kernel is asked who it is.
 pub fn clients(worker: &Worker, most: usize) -> Vec<Client> {
     let now = worker.reactor.now();
     worker.with_connections(|connections| {
-        let mut oldest: Vec<&Connection> = connections.collect();
-        oldest.sort_unstable_by_key(|connection| connection.began());
-        oldest.truncate(most);
         let client = |connection: &Connection| Client {
             listener: connection.listener,
             peer: connection.stream.peer_address().ok(),
             age: now - connection.began(),
             is_idle: connection.is_idle(),
         };
-        oldest.into_iter().map(client).collect()
+        connections.take(most).map(client).collect()
     })
 }
 
-/// Connections from clients, by worker.
+/// Connections from clients, the oldest first.
 pub fn connections(plan: &Plan, clients: &[Vec<Client>]) -> Json {
     let workers = clients.iter().enumerate();
     let all = workers.flat_map(|(worker, clients)| clients.iter().map(move |one| (worker, one)));
+    let mut all: Vec<(usize, &Client)> = all.collect();
+    all.sort_by_key(|(_, client)| Reverse(client.age));
     let one = |(worker, client): (usize, &Client)| {
         json!({
             "worker": worker,
@@ -166,5 +166,5 @@ pub fn connections(plan: &Plan, clients: &[Vec<Client>]) -> Json {
             "state": if client.is_idle { "idle" } else { "busy" },
         })
     };
-    all.map(one).collect()
+    all.into_iter().map(one).collect()
 }

@@ -148,7 +148,7 @@ pub(crate) const PATHS: [(&str, &[(&str, &str)]); 28] = [
     ("/v1/routes", &[("get", "What each does, and how many requests it took")]),
     (
         "/v1/connections",
-        &[("get", "Connections from clients, the oldest first; ?limit=1000 of each worker")],
+        &[("get", "Connections from clients; ?limit=1000 of each worker, at most 5000")],
     ),
     ("/v1/limits", &[("get", "What is bounded, and how much of that is taken")]),
     (
