@@ -869,6 +869,39 @@ timeouts  response 15s, stream_idle 300s, total none
     }
 
     #[test]
+    fn the_turns_of_workers_are_told() {
+        let loaded = config::parse("test", CONFIG, config::Format::Yaml).unwrap();
+        let plan = Plan::compile(&loaded.config, &loaded.hash, 1, None);
+        let headers = [("x-group".to_owned(), "alpha".to_owned())];
+        let url = "http://a/api/y";
+        let question = Question { method: "GET", url, headers: &headers, source_ip: None };
+        let mut explanation = explain(&plan, 0, &question).unwrap();
+        let turn = |backend, blue: usize| {
+            let endpoints = vec![
+                Some(plan.services[0].endpoints[blue].clone()),
+                Some(plan.services[1].endpoints[0].clone()),
+            ];
+            Turn { backend, endpoints }
+        };
+        let turns = [turn(0, 1), turn(1, 0), turn(0, 1)];
+        explanation.forwarding().unwrap().take_turns(&turns, 1);
+        let table = explanation.to_string();
+        for line in [
+            "90.0%   blue  next on workers 0, 2\n",
+            "75.0% 10.0.0.1:80  next on worker 1\n",
+            "25.0% 10.0.0.2:80  next on workers 0, 2\n",
+            "10.0%   green  next on worker 1\n",
+            "100.0% 10.0.0.3:80  next\n",
+        ] {
+            assert!(table.contains(line), "no {line:?} in\n{table}");
+        }
+        let blue = &explanation.to_json()["backends"][0];
+        assert_eq!(blue["next"], "10.0.0.1:80", "of the worker that is next to get a connection");
+        let third = json!({ "worker": 2, "chosen": true, "next": "10.0.0.2:80" });
+        assert_eq!(blue["workers"][2], third);
+    }
+
+    #[test]
     fn what_is_no_request_is_refused_as_it_would_be() {
         let refused = ask("GET", "http://a/x y", &[], None);
         assert_eq!(refused.to_json()["cause"], "bad_request");
