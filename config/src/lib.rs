@@ -13,6 +13,7 @@
 //! names                     who is called what, so that references can point forward
 //! config → process, access_log, listener, service, route (→ condition, action, edits)
 //!                           tree → types, key by key, by the tables of definition
+//! document, resting         what can be replaced in parts and checked again; the same, kept small
 //! path                      the normal form of paths, also for whoever matches requests
 //! overlap                   what is not wrong and rarely meant: routes in each other's way
 //! ```

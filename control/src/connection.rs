@@ -1,7 +1,7 @@
 //! The connections of one listener: how many, how long, how large.
 //!
 //! A connection carries one exchange and is closed: probes and scrapes come once in seconds, and a
-//! connection without an idle state has nothing to hold. The bounds are fixed, not configured:
+//! connection without an idle state has nothing to hold. Only events last ([`Lasting`]). The bounds are fixed, not configured:
 //! nobody has reason to change them, and a mistake here would cost the last way to look inside.
 
 use std::convert::Infallible;

@@ -114,7 +114,7 @@ struct Told {
 /// A config that was made live.
 pub(crate) struct Generation {
     pub(crate) number: u64,
-    document: Resting,
+    pub(crate) document: Resting,
     /// Without its routes.
     pub(crate) loaded: Loaded,
     /// Where it came from, in words.
@@ -172,10 +172,6 @@ pub(crate) enum Denial {
 }
 
 impl Generation {
-    pub(crate) fn document(&self) -> Document {
-        self.document.document()
-    }
-
     /// How many workers have it now.
     pub(crate) fn live(&self) -> usize {
         *self.live.borrow()
@@ -336,14 +332,6 @@ impl Desired {
         !self.told().file_hash.is_empty()
     }
 
-    fn refuse(&self, because: Because, why: String) {
-        let is_new = self.told().complaint != why;
-        if because == Because::Told || is_new {
-            self.told().rejected += 1;
-        }
-        self.complain(because, why);
-    }
-
     fn complain(&self, because: Because, why: String) {
         let mut told = self.told();
         if because == Because::Changed && told.complaint == why {
@@ -399,8 +387,7 @@ impl<P: DataPlane> State<P> {
         let _turn = self.desired.turn.lock().await;
         let changed = self.change_in_turn(terms, edit).await;
         if let Err(denial) = &changed {
-            self.desired.told().rejected += 1;
-            self.events.tell("config_rejected", &json!({ "reason": denial.to_string() }));
+            self.rejected(&denial.to_string());
         }
         changed
     }
@@ -422,7 +409,7 @@ impl<P: DataPlane> State<P> {
         let before = newest.clone();
         // A large config takes a second, in which probes want their answer.
         let checked = in_background(move || {
-            let running = before.document();
+            let running = before.document.document();
             let document = edit(&running)?;
             let loaded = document.check().map_err(Denial::Invalid)?;
             if let Some(key) = before.loaded.config.boot_change(&loaded.config) {
@@ -531,7 +518,7 @@ impl<P: DataPlane> State<P> {
         if *self.phase.borrow() == Phase::Draining {
             if because == Because::Told {
                 let why = format!("{}; the config stays as it is", Denial::Draining);
-                desired.refuse(because, why);
+                self.refuse(because, why);
             }
             return;
         }
@@ -544,10 +531,10 @@ impl<P: DataPlane> State<P> {
             Ok(None) => return desired.heed_nothing(because),
             Err(Failure::Invalid(found)) => {
                 let why = format!("the config is invalid, the old one stays\n{found}");
-                return desired.refuse(because, why);
+                return self.refuse(because, why);
             }
             Err(unreadable) => {
-                return desired.refuse(because, format!("{unreadable}; the config stays as it is"));
+                return self.refuse(because, format!("{unreadable}; the config stays as it is"));
             }
         };
         let (hash, texts) = (document.hash(), document.text_hash());
@@ -569,6 +556,21 @@ impl<P: DataPlane> State<P> {
         }
     }
 
+    /// What the files say is not made live.
+    fn refuse(&self, because: Because, why: String) {
+        let is_new = self.desired.told().complaint != why;
+        if because == Because::Told || is_new {
+            self.rejected(&why);
+        }
+        self.desired.complain(because, why);
+    }
+
+    /// Counts a config that was refused, and tells those who listen.
+    fn rejected(&self, why: &str) {
+        self.desired.told().rejected += 1;
+        self.events.tell("config_rejected", &json!({ "reason": why }));
+    }
+
     /// Says which generation is live, on how many workers.
     async fn say_outcome(&self, outcome: &Outcome) {
         let Outcome::Applied(generation) = outcome else {
@@ -583,6 +585,15 @@ impl<P: DataPlane> State<P> {
             generation.live(),
         ));
     }
+}
+
+/// Looks at a document where that keeps nobody waiting: to have a large one again takes its time.
+pub(crate) async fn look<T: Send + 'static>(
+    document: &Resting,
+    look: impl FnOnce(Document) -> T + Send + 'static,
+) -> T {
+    let document = document.clone();
+    in_background(move || look(document.document())).await
 }
 
 /// Runs on a thread that may block. A panic there is passed on.

@@ -17,8 +17,9 @@
 //!   get to it; one that does not within 2 s fails `/livez`, by number. Workers hand records to the
 //!   access log without a lock, a wait or, once warm, an allocation; when the output is stuck,
 //!   records are dropped and counted.
-//! - **Nobody holds it.** A connection carries one exchange and has 10 s for it, 5 s of those for
-//!   the head; heads and the number of connections are bounded (`connection.rs`).
+//! - **Nobody holds it.** A connection carries one exchange and has 10 s for it (60 s on admin), 5 s of
+//!   those for the head; heads and the number of connections are bounded (`connection.rs`). Those who
+//!   listen to events stay for an hour, and are few (`events.rs`, `state.rs`).
 //! - **A web page cannot reach it.** On TCP, admin refuses a foreign `Host` or `Origin`.
 //! - **Every failure has words**: a refused bind says what to check, and every answer that is not
 //!   2xx is `application/problem+json` with the next step (the two probes answer in plain text, as
@@ -27,7 +28,7 @@
 //! # What it leaves to others
 //!
 //! It knows nothing of routing, workers' insides or counters: the `ringside` crate gives it a
-//! [`DataPlane`]. Signals are `main`'s.
+//! [`DataPlane`], which shows of them what there is to show. Signals are `main`'s.
 
 #![forbid(unsafe_code)]
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use config::Diagnostics;
@@ -52,6 +53,12 @@ impl Problem {
 impl From<Silent> for Problem {
     fn from(silent: Silent) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "workers_silent", silent.to_string())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_query", rejection.body_text())
     }
 }
 

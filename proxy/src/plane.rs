@@ -274,8 +274,16 @@ impl DataPlane for Plane {
         generation: u64,
         answers: Vec<Answer<()>>,
     ) -> Result<(), Refusal> {
+        // Takes long for large ones, in which others look at what is live.
+        let compile =
+            |before: &Plan| Plan::compile(&loaded.config, &loaded.hash, generation, Some(before));
+        let before = self.plan();
+        let mut plan = compile(&before);
         let mut live = lock(&self.live);
-        let plan = Plan::compile(&loaded.config, &loaded.hash, generation, Some(&live.plan));
+        if !Arc::ptr_eq(&before, &live.plan) {
+            // Changes take turns, so hardly ever.
+            plan = compile(&live.plan);
+        }
         let sockets = Plane::open(&live, &plan)?;
         let access = self.access.follow(loaded.config.access_log.as_ref());
         let sinks = access.map_err(|error| Refusal {

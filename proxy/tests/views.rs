@@ -204,13 +204,15 @@ fn events_are_told_as_they_happen(io: &str) {
     let (_, state) = expect("endpoint_state");
     assert_eq!([&state["service"], &state["state"]], ["cart", "ejected"]);
 
-    proxy.rewrite("no config");
-    let (_, rejected) = expect("config_rejected");
-    assert!(rejected["reason"].as_str().unwrap().contains("invalid"), "{rejected}");
+    for (file, why) in [("no config", "invalid"), ("a: [", "YAML")] {
+        proxy.rewrite(file);
+        let (_, rejected) = expect("config_rejected");
+        assert!(rejected["reason"].as_str().unwrap().contains(why), "{rejected}");
+    }
 
     json_of(&ask(&proxy, "POST /v1/drain", ""));
     let (last, phase) = expect("phase");
-    assert_eq!((last, phase), (first + 5, json!({ "phase": "drained" })));
+    assert_eq!((last, phase), (first + 6, json!({ "phase": "drained" })));
 
     // Who was away goes on where it was; who comes from another process begins with all there is.
     let mut back = Listener::begin(&proxy, &format!("last-event-id: {}\r\n", last - 1));

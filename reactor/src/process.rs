@@ -76,11 +76,11 @@ pub fn refuse_huge_pages() -> io::Result<()> {
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// How long mimalloc keeps memory that was freed, to use it again, before the kernel gets it: usually
-/// 10 ms. Even then nothing happens before a thread frees something else. To be called while no other
-/// thread allocates.
+/// 10 ms. Even then nothing happens before a thread frees something else. For the time of a start: threads
+/// that free something meanwhile may go by the old time or the new one.
 pub fn keep_freed_memory(time: Duration) {
     let ms = time.as_millis().try_into().unwrap_or(libc::c_long::MAX);
-    // SAFETY: no pointers; an integer is stored, which other threads may be reading, at the worst, late.
+    // SAFETY: no pointers; a plain integer of its own is stored.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, ms) }
 }
 

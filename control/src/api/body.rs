@@ -33,9 +33,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Query, Problem> {
-        let query = extract::Query::<Query>::from_request_parts(parts, state).await;
-        let query = query.map(|extract::Query(query)| query);
-        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_query", error.body_text()))
+        let extract::Query(query) = extract::Query::from_request_parts(parts, state).await?;
+        Ok(query)
     }
 }
 

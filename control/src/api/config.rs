@@ -14,7 +14,7 @@ use super::body::{Query, Text, expect_json, format, if_match};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::DataPlane;
-use crate::desired::{Denial, Outcome, Terms, changed, list};
+use crate::desired::{Denial, Outcome, Terms, changed, list, look};
 use crate::problem::Problem;
 use crate::state::State;
 
@@ -24,11 +24,14 @@ pub(super) async fn get_all<P: DataPlane>(
     query: Query,
 ) -> Response {
     let newest = state.desired.newest();
-    let body = match query.effective {
-        true => newest.document().effective_json(),
-        false => newest.document().to_json(),
-    };
-    tagged(json_response(&body), &newest.loaded.hash)
+    let body = look(&newest.document, move |document| {
+        let body = match query.effective {
+            true => document.effective_json(),
+            false => document.to_json(),
+        };
+        json_response(&body)
+    });
+    tagged(body.await, &newest.loaded.hash)
 }
 
 /// `PUT /v1/config`
@@ -54,10 +57,13 @@ pub(super) async fn get_item<P: DataPlane>(
     Path((kind, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let kind = parse_kind(&kind)?;
-    match state.desired.newest().document().item(kind, &name) {
-        Some((item, hash)) => Ok(tagged(json_response(&item), &hash)),
-        None => Err(problem(Denial::NotFound(format!("{kind}/{name}")))),
-    }
+    let newest = state.desired.newest();
+    let item = look(&newest.document, move |document| {
+        let missing = || problem(Denial::NotFound(format!("{kind}/{name}")));
+        document.item(kind, &name).ok_or_else(missing)
+    });
+    let (item, hash) = item.await?;
+    Ok(tagged(json_response(&item), &hash))
 }
 
 /// `PUT /v1/config/{kind}/{name}`
@@ -144,12 +150,12 @@ pub(super) async fn rollback<P: DataPlane>(
     };
     let newest = state.desired.newest();
     let document = match state.desired.past().into_iter().find(|past| past.number == number) {
-        Some(past) => past.document.document(),
-        None if newest.number == number => newest.document(),
+        Some(past) => past.document.clone(),
+        None if newest.number == number => newest.document.clone(),
         None => return Err(problem(Denial::NotFound(format!("generation {number} (any more)")))),
     };
     let origin = format!("rollback to generation {number}{}", caller.by());
-    change(&state, &origin, &query, if_match(&headers), move |_| Ok(document)).await
+    change(&state, &origin, &query, if_match(&headers), move |_| Ok(document.document())).await
 }
 
 /// `GET /v1/config/generations`
@@ -172,14 +178,14 @@ pub(super) async fn generation<P: DataPlane>(
             newest.settled(state.plane.workers(), wait).await;
         }
         let mut body = newest.describe(state.plane.workers());
-        body["config"] = newest.document().to_json();
+        body["config"] = look(&newest.document, |document| document.to_json()).await;
         return Ok(tagged(json_response(&body), &newest.loaded.hash));
     }
     let found = state.desired.past().into_iter().find(|past| past.number.to_string() == number);
     let missing = || problem(Denial::NotFound(format!("generation {number} (any more)")));
     let past = found.ok_or_else(missing)?;
     let mut body = past.description.clone();
-    body["config"] = past.document.document().to_json();
+    body["config"] = look(&past.document, |document| document.to_json()).await;
     Ok(tagged(json_response(&body), &past.hash))
 }
 

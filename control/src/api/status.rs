@@ -73,9 +73,7 @@ pub(super) async fn connections<P: DataPlane>(
     extract::State(state): Shared<P>,
     query: Result<extract::Query<Bounded>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let query = query
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_query", error.body_text()))?;
-    let most = query.limit.unwrap_or(CONNECTIONS_USUAL).min(CONNECTIONS_MAX);
+    let most = query?.limit.unwrap_or(CONNECTIONS_USUAL).min(CONNECTIONS_MAX);
     Ok(json_response(&state.plane.connections(most).await?))
 }
 
