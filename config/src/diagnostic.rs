@@ -85,6 +85,16 @@ impl Diagnostics {
         self.list.iter()
     }
 
+    /// What others found in the same texts, put in its place.
+    pub fn join(&mut self, others: Diagnostics) {
+        self.list.extend(others.list);
+        self.sort();
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.list.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    }
+
     /// For people: each with its line, a caret under the place, and the hint.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };

@@ -143,7 +143,10 @@ impl Document {
         Document { sources, tree: Arc::new(tree), faults: Arc::new([]) }
     }
 
-    #[cfg(test)]
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
     pub(crate) fn tree(&self) -> &Node {
         &self.tree
     }

@@ -14,6 +14,7 @@
 //! config → process, access_log, listener, service, route (→ condition, action, edits)
 //!                           tree → types, key by key, by the tables of definition
 //! document, resting         what can be replaced in parts and checked again; the same, kept small
+//! files                     the files that a config names: there, readable, certificate and key a pair
 //! path                      the normal form of paths, also for whoever matches requests
 //! overlap                   what is not wrong and rarely meant: routes in each other's way
 //! ```
@@ -28,8 +29,9 @@
 //!   that is in no table, are errors; nothing is ignored but `x-…` at the top.
 //! - Any bytes end in a config or in diagnostics: no panic, and time and memory within a small
 //!   multiple of the text, which is at most 32 MiB.
-//! - No IO but reading the files in [`load`]; whether an address can be bound or a log be opened
-//!   is for those who do it to find out.
+//! - No IO but reading the files in [`load`], and those that a config names where
+//!   [`Document::check_files`] is asked for; whether an address can be bound or a log be opened is for
+//!   those who do it to find out.
 
 #![forbid(unsafe_code)]
 
@@ -46,6 +48,7 @@ mod document;
 mod edits;
 mod endpoint_push;
 mod environment;
+mod files;
 mod fingerprint;
 mod join;
 mod json;
@@ -82,6 +85,7 @@ pub use dns::{Dns, Resolver};
 pub use document::{Change, Document, Kind, What};
 pub use edits::HeaderEdits;
 pub use endpoint_push::{EndpointChange, EndpointPush};
+pub use files::KeyPairFault;
 pub use labels::Labels;
 pub use listener::{
     ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,

@@ -157,7 +157,12 @@ pub(crate) const ADMIN: Object = Object {
     about: "The REST interface for operators.",
     one_of: &[],
     keys: &[
-        Key::required("address", Kind::Address, "Loopback or `unix:/path`."),
+        Key::default(
+            "address",
+            Kind::Address,
+            "unix:/run/ringside/admin.sock",
+            "Loopback or `unix:/path`.",
+        ),
         Key::optional(
             "auth",
             Kind::Word(&AUTH),

@@ -143,12 +143,13 @@ impl<'s> Report<'s> {
         self.warnings.truncate(room);
         let mut list = self.errors;
         list.append(&mut self.warnings);
-        list.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        let mut found = Diagnostics { list };
+        found.sort();
         for (count, what) in
             [(self.errors_not_kept, "errors"), (self.warnings_not_kept, "warnings")]
         {
             if count > 0
-                && let Some(last) = list.last_mut()
+                && let Some(last) = found.list.last_mut()
             {
                 let more = format!("{count} more {what} are not shown");
                 last.hint = Some(match last.hint.take() {
@@ -157,7 +158,7 @@ impl<'s> Report<'s> {
                 });
             }
         }
-        Diagnostics { list }
+        found
     }
 
     /// The keys that lead to where the reader is.

@@ -53,7 +53,7 @@ enum Command {
         /// Warnings are errors.
         #[arg(long)]
         strict: bool,
-        /// Keys and certificates need not be there; so far no config names any.
+        /// Keys, certificates and tokens need not be there.
         #[arg(long)]
         no_files: bool,
     },
@@ -193,8 +193,9 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
             run::run(&files.all()?, &overrides).map_err(|error| error.to_string())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { files, output, strict, no_files: _ } => {
-            check::check(&files.all()?, output, strict).map_err(|error| error.to_string())
+        Command::Check { files, output, strict, no_files } => {
+            check::check(&files.all()?, !no_files, output, strict)
+                .map_err(|error| error.to_string())
         }
         Command::Schema => print(format!("{:#}\n", config::schema()).as_bytes()),
         Command::Explain(arguments) => explain_command::command(&arguments),

@@ -212,7 +212,7 @@ fn depth_bit(depth: usize) -> u64 {
 
 /// Which of so many beginnings a hash has; a power of two.
 fn start_of(hash: u64, count: usize) -> usize {
-    (u128::from(hash) * count as u128 >> 64) as usize
+    ((u128::from(hash) * count as u128) >> 64) as usize
 }
 
 /// Whether a segment ends at `len`.

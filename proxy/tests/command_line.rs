@@ -196,6 +196,66 @@ fn what_cannot_be_read_exits_with_two() {
 }
 
 #[test]
+fn the_files_that_a_config_names_are_looked_at() {
+    let folder = Folder::new("named");
+    let pair = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["reviews.shop".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let ((certificate, key), (_, other)) = (pair(), pair());
+    let write = |name, text: &str| folder.file(name, text).display().to_string();
+    let (certificate, key) = (write("a.crt", &certificate), write("a.key", &key));
+    let (other, empty) = (write("b.key", &other), write("empty", ""));
+    let missing = folder.0.join("missing").display().to_string();
+    let pipe = folder.0.join("pipe").display().to_string();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let check_with = |flags: &[&str], cert: &str, key: &str| {
+        let text = format!(
+            "{VALID}identities:\n  - name: mesh\n    cert_file: {cert}\n    key_file: {key}\n"
+        );
+        let file = folder.file("tls.yaml", text).display().to_string();
+        let (code, out, said) = ringside(&[&["check", "-o", "json", &file], flags].concat());
+        assert_eq!(code, Some(1), "{said}");
+        let found: Value = serde_json::from_str(&out).unwrap();
+        let of_files = found.as_array().unwrap().iter().filter_map(|found| {
+            let path = found["path"].as_str()?.strip_prefix("identities[0].")?;
+            assert_eq!(found["file"], file.as_str());
+            let message = found["message"].as_str()?.replace(&*folder.0.to_string_lossy(), "");
+            Some(format!("{}:{} {path}: {message}", found["line"], found["column"]))
+        });
+        let of_files: Vec<String> = of_files.collect();
+        // What is wrong with the files is told beside all else.
+        assert!(out.contains("the key `identities` is not supported yet"), "{out}");
+        of_files.join("; ")
+    };
+    for (cert, key, expect) in [
+        (&certificate, &key, ""),
+        (
+            &certificate,
+            &other,
+            "8:15 key_file: the certificate was made for another key than this one",
+        ),
+        (&key, &certificate, "7:16 cert_file: there is no certificate in this file"),
+        (&certificate, &empty, "8:15 key_file: there is no private key in this file"),
+        (
+            &missing,
+            &pipe,
+            "7:16 cert_file: cannot read the file `/missing`: No such file or directory (os error 2); \
+             8:15 key_file: cannot read the file `/pipe`: it is not a regular file",
+        ),
+    ] {
+        assert_eq!(check_with(&[], cert, key), expect);
+        assert_eq!(check_with(&["--no-files"], cert, key), "");
+    }
+    let tokens = format!("{VALID}admin: {{ tokens: [{{ name: ci, token_file: {missing} }}] }}\n");
+    let file = folder.file("tokens.yaml", tokens).display().to_string();
+    let (code, _, said) = ringside(&["check", &file]);
+    assert!(code == Some(1) && said.contains("check with `--no-files`"), "{said}");
+    assert_eq!(ringside(&["check", "--no-files", &file]).0, Some(0));
+}
+
+#[test]
 fn a_name_in_two_files_names_both() {
     let folder = Folder::new("twice");
     let one = folder.file("one.yaml", VALID);
