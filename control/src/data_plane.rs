@@ -34,6 +34,9 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Each route, what it does and how many requests it took.
     fn routes(&self) -> impl Future<Output = Result<Json, Silent>> + Send;
 
+    /// The newest generation, and the earlier ones that exchanges which go on still use; ascending.
+    fn generations_in_use(&self) -> Vec<u64>;
+
     /// What is bounded, and how much of that is taken.
     fn limits(&self) -> Json;
 

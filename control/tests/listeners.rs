@@ -66,6 +66,10 @@ impl DataPlane for Workers {
         Json::Null
     }
 
+    fn generations_in_use(&self) -> Vec<u64> {
+        vec![1]
+    }
+
     fn listeners(&self) -> Json {
         Json::Null
     }

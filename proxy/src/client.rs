@@ -123,6 +123,13 @@ fn print_status(status: &Json) -> io::Result<()> {
     writeln!(out, "config      generation {}, etag {}{unsaved}", text("generation"), text("etag"))?;
     writeln!(out, "from        {}", text("origin"))?;
     writeln!(out, "live on     {} of {} workers", text("live"), text("workers"))?;
+    let in_use = status["generations_in_use"].as_array().map_or(&[][..], Vec::as_slice);
+    if let [earlier @ .., _] = in_use
+        && !earlier.is_empty()
+    {
+        let earlier: Vec<String> = earlier.iter().map(plain).collect();
+        writeln!(out, "earlier     requests that go on see generation {}", earlier.join(", "))?;
+    }
     writeln!(out, "io          {}", text("io_backend"))?;
     if !status["silent_workers"].is_null() {
         writeln!(out, "trouble     {}", text("silent_workers"))?;

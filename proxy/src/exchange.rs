@@ -53,6 +53,22 @@ enum Failure {
     Because(Cause),
 }
 
+/// What comes of an exchange that has not failed.
+enum Outcome {
+    Next(Next),
+    /// From now on bytes are only bytes.
+    Tunnel(Tunnel),
+}
+
+/// A tunnel that is open. It may last for days, so it has all it needs and holds no plan.
+struct Tunnel {
+    _attempt: Attempt,
+    upstream: Upstream,
+    idle: Option<Duration>,
+    /// The whole exchange's.
+    deadline: Instant,
+}
+
 /// What an exchange leaves behind that has had its response.
 struct Answered {
     next: Next,
@@ -127,22 +143,48 @@ async fn exchange(
     let ListenerKind::Http(http) = &listener.kind else { return Next::Close };
     let mut request = worker.requests.lease();
     let record = Record::begin(worker.reactor.now());
-    let (plan, worker, down) = (&plan, &worker, &down);
-    let exchange = Exchange { worker, down, plan, listener, http, record, patience };
-    let next = match exchange.run(&mut request).await {
-        Ok(next) => next,
+    let (worker, down) = (&worker, &down);
+    let exchange = Exchange { worker, down, plan: &plan, listener, http, record, patience };
+    let outcome = match exchange.run(&mut request).await {
+        Ok(outcome) => outcome,
         Err(Failure::Nothing) => return Next::Close,
         Err(Failure::Unanswered(cause) | Failure::Because(cause)) => {
-            exchange.fail(&request, cause).await
+            Outcome::Next(exchange.fail(&request, cause).await)
         }
     };
-    exchange.record.end(worker, plan, listener, down, &request);
-    next
+    let record = exchange.record;
+    let parties = record.parties(&plan, listener);
+    match outcome {
+        Outcome::Next(next) => {
+            record.end(worker, &parties, down, &request);
+            next
+        }
+        Outcome::Tunnel(tunnel) => {
+            let parties = parties.into_owned();
+            drop(plan);
+            if let Err(cause) = tunnel.carry(worker, down, &record).await {
+                let cause = down.blame(cause);
+                record.cause.set(Some(cause));
+                cut_off(down, cause);
+            }
+            record.end(worker, &parties, down, &request);
+            Next::Close
+        }
+    }
+}
+
+/// Ends a connection whose client must not take a part for the whole.
+fn cut_off(down: &Connection, cause: Cause) {
+    if cause == Cause::ClientGone || cause == Cause::WriteTimeout {
+        down.end_by(cause);
+        down.note_recorded();
+    }
+    down.stream.reset_on_close();
 }
 
 impl Exchange<'_> {
     /// The way of a request.
-    async fn run(&self, request: &mut Request) -> Result<Next, Failure> {
+    async fn run(&self, request: &mut Request) -> Result<Outcome, Failure> {
         self.receive_request(request).await?;
         let (route, matched) = self.route(request)?;
         let way = match &route.action {
@@ -151,11 +193,13 @@ impl Exchange<'_> {
             }
             Action::Redirect(redirect) => {
                 let plan::Redirect { to, edits } = &**redirect;
-                return self.answer(request, to.status, "", edits, Some((to, matched))).await;
+                let next = self.answer(request, to.status, "", edits, Some((to, matched))).await?;
+                return Ok(Outcome::Next(next));
             }
             Action::Respond(respond) => {
                 let plan::Respond { status, body, edits } = &**respond;
-                return self.answer(request, *status, body, edits, None).await;
+                let next = self.answer(request, *status, body, edits, None).await?;
+                return Ok(Outcome::Next(next));
             }
         };
         let Some(total) = route.timeouts.total else {
@@ -167,7 +211,7 @@ impl Exchange<'_> {
         carried_out.unwrap_or(Err(Failure::Because(Cause::TotalTimeout)))
     }
 
-    async fn carry_out(&self, request: &mut Request, way: &Way<'_>) -> Result<Next, Failure> {
+    async fn carry_out(&self, request: &mut Request, way: &Way<'_>) -> Result<Outcome, Failure> {
         match request.head.method {
             Method::Connect => self.connect(way).await,
             _ => self.forward(request, way).await,
@@ -175,7 +219,7 @@ impl Exchange<'_> {
     }
 
     /// Sends the request to an upstream, and its response to the client.
-    async fn forward(&self, request: &mut Request, way: &Way<'_>) -> Result<Next, Failure> {
+    async fn forward(&self, request: &mut Request, way: &Way<'_>) -> Result<Outcome, Failure> {
         let mut body = BodyReader::new(request.head.framing, Emit::Wire);
         let inlined = self.begin_body(request, &mut body)?;
         let kept = body.position();
@@ -192,10 +236,12 @@ impl Exchange<'_> {
             sent = self.send(request, way, On::New).await?;
             result = self.converse(request, &mut body, inlined, way, &sent).await;
         }
-        let answered = result?;
+        let Some(answered) = result? else {
+            return Ok(self.tunnel(sent.attempt, sent.upstream, way.route));
+        };
         let next = answered.next;
         self.keep(sent, &answered);
-        Ok(next)
+        Ok(Outcome::Next(next))
     }
 
     /// Reads the request's head, and gives what follows it back to the connection.
@@ -411,7 +457,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Sends the rest of the request, and beside that receives the response and sends it on.
+    /// Sends the rest of the request, and beside that receives the response and sends it on. `None`:
+    /// that opened a tunnel.
     /// `inlined`: how much of the body's content went with the head.
     async fn converse(
         &self,
@@ -420,7 +467,7 @@ impl Exchange<'_> {
         inlined: u64,
         way: &Way<'_>,
         sent: &Sent,
-    ) -> Result<Answered, Failure> {
+    ) -> Result<Option<Answered>, Failure> {
         let uploaded = Cell::new(None);
         if body.is_done() {
             uploaded.set(Some(self.worker.reactor.now()));
@@ -468,14 +515,14 @@ impl Exchange<'_> {
         Err(Failure::Because(cause))
     }
 
-    /// Receives the response and sends it on.
+    /// Receives the response and sends it on. `None`: it opens a tunnel.
     async fn respond(
         &self,
         request: &Request,
         way: &Way<'_>,
         sent: &Sent,
         uploaded: &Cell<Option<Instant>>,
-    ) -> Result<Answered, Failure> {
+    ) -> Result<Option<Answered>, Failure> {
         let route = way.route;
         let client = request.head.version;
         let mut interim = 0;
@@ -505,8 +552,8 @@ impl Exchange<'_> {
             let respond = Respond { client, keep_alive: true, ..self.respond_with(way) };
             encode_response(&mut out, &response.head, &response.bytes, &respond);
             drop(response);
-            let next = self.tunnel(&sent.upstream, status, out, route).await?;
-            return Ok(Answered { next, upstream_stays: false, announced: None });
+            self.begin_tunnel(status, out).await?;
+            return Ok(None);
         }
 
         // RFC 9112 §7.1: an HTTP/1.0 client does not know chunks.
@@ -545,7 +592,7 @@ impl Exchange<'_> {
         } else {
             self.download(out, &mut body, route, sent).await?;
         }
-        Ok(answered)
+        Ok(Some(answered))
     }
 
     fn respond_with<'p>(&self, way: &Way<'p>) -> Respond<'p> {
@@ -719,44 +766,33 @@ impl Exchange<'_> {
     }
 
     /// CONNECT: a tunnel to the route's service, whatever address the client named.
-    async fn connect(&self, way: &Way<'_>) -> Result<Next, Failure> {
+    async fn connect(&self, way: &Way<'_>) -> Result<Outcome, Failure> {
         let service = &self.plan.services[way.backend.service];
         let attempt =
             Attempt::begin(self.worker, service, &way.backend.labels).map_err(Failure::Because)?;
         self.record.attempt(way.backend.service, attempt.replica.clone());
         let upstream = self.dial(&attempt).await?;
         let established = b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec();
-        self.tunnel(&upstream, 200, established, way.route).await
+        self.begin_tunnel(200, established).await?;
+        Ok(self.tunnel(attempt, upstream, way.route))
     }
 
-    /// Sends `head`, which says `status`; from then on bytes are only bytes.
-    async fn tunnel(
-        &self,
-        upstream: &Upstream,
-        status: u16,
-        head: Vec<u8>,
-        route: &Route,
-    ) -> Result<Next, Failure> {
+    /// Sends `head`, which says `status`.
+    async fn begin_tunnel(&self, status: u16, head: Vec<u8>) -> Result<(), Failure> {
         self.settle().await?;
         self.record.status.set(status);
         self.record.streams();
-        let down = &self.down.stream;
         self.record.sent_out(head.len());
-        if down.send([Piece::Vec(head)]).await.is_err() {
-            return Err(Failure::Because(Cause::ClientGone));
+        match self.down.stream.send([Piece::Vec(head)]).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::Because(Cause::ClientGone)),
         }
-        let traffic = Traffic::default();
-        let reactor = &self.worker.reactor;
-        let idle = route.timeouts.stream_idle;
-        let end = relay::tunnel(reactor, down, &upstream.stream, idle, &traffic).await;
-        self.record.body_read(traffic.inward.get() as usize);
-        self.record.sent_out(traffic.outward.get() as usize);
-        match end {
-            TunnelEnd::Closed => Ok(Next::Close),
-            TunnelEnd::Idle => Err(Failure::Because(Cause::StreamIdleTimeout)),
-            TunnelEnd::DownFailed => Err(Failure::Because(Cause::ClientGone)),
-            TunnelEnd::UpFailed => Err(Failure::Because(Cause::UpstreamTruncated)),
-        }
+    }
+
+    fn tunnel(&self, attempt: Attempt, upstream: Upstream, route: &Route) -> Outcome {
+        let (idle, began) = (route.timeouts.stream_idle, self.record.began());
+        let deadline = deadline(began, route.timeouts.total);
+        Outcome::Tunnel(Tunnel { _attempt: attempt, upstream, idle, deadline })
     }
 
     /// Waits until what was sent to the client before is taken, so that more can be sent.
@@ -858,16 +894,11 @@ impl Exchange<'_> {
         let cause = self.down.blame(cause);
         self.record.cause.set(Some(cause));
         let begun = self.record.status.get() != 0;
-        if cause == Cause::ClientGone || cause == Cause::WriteTimeout {
-            self.down.end_by(cause);
-            self.down.note_recorded();
-        }
         if begun || cause == Cause::ClientGone || cause == Cause::WriteTimeout {
             if !begun {
                 self.record.status.set(Cause::ClientGone.status());
             }
-            // The client must not take a part for the whole.
-            self.down.stream.reset_on_close();
+            cut_off(self.down, cause);
             return Next::Close;
         }
         if self.settle().await.is_err() {
@@ -891,6 +922,30 @@ impl Exchange<'_> {
         self.record.sent_out(out.len());
         self.down.stream.start_send([Piece::Vec(out)]);
         if keep_alive { Next::Request } else { Next::Linger }
+    }
+}
+
+impl Tunnel {
+    /// Carries bytes both ways until the peers have had enough; else what ended it.
+    async fn carry(
+        &self,
+        worker: &Worker,
+        down: &Connection,
+        record: &Record,
+    ) -> Result<(), Cause> {
+        let (reactor, traffic) = (&worker.reactor, Traffic::default());
+        let carried =
+            relay::tunnel(reactor, &down.stream, &self.upstream.stream, self.idle, &traffic);
+        let end = reactor.timeout_at(self.deadline, carried).await;
+        record.body_read(traffic.inward.get() as usize);
+        record.sent_out(traffic.outward.get() as usize);
+        match end {
+            Some(TunnelEnd::Closed) => Ok(()),
+            Some(TunnelEnd::Idle) => Err(Cause::StreamIdleTimeout),
+            Some(TunnelEnd::DownFailed) => Err(Cause::ClientGone),
+            Some(TunnelEnd::UpFailed) => Err(Cause::UpstreamTruncated),
+            None => Err(Cause::TotalTimeout),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The data plane as a whole: what is live on the workers, and how it is replaced.
 
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{io, mem};
 
 use control::{Answer, DataPlane, EndpointState, Refusal, Silent};
 use reactor::{Address, ListenSocket, Sender, Signal};
@@ -25,6 +26,8 @@ pub struct Plane {
     crew: Arc<Crew>,
     /// Plans that no worker uses any more, to be freed where that keeps nobody waiting.
     returned: Mutex<mpsc::Receiver<Arc<Plan>>>,
+    /// The earlier plans, as long as somebody uses them.
+    earlier: Mutex<Vec<Weak<Plan>>>,
     io_backend: &'static str,
     io_reason: String,
     access: Arc<AccessWriter>,
@@ -83,8 +86,8 @@ impl Plane {
     ) -> Plane {
         let live = Live { plan, sockets, applied_at_s: seconds_since_1970() };
         let (live, returned) = (Mutex::new(live), Mutex::new(returned));
-        let on_quit = on_quit.map(Mutex::new);
-        Plane { live, crew, returned, io_backend, io_reason, access, on_quit }
+        let (earlier, on_quit) = (Mutex::default(), on_quit.map(Mutex::new));
+        Plane { live, crew, returned, earlier, io_backend, io_reason, access, on_quit }
     }
 
     /// Where a listener listens, with its real port.
@@ -175,7 +178,10 @@ impl Plane {
                 say(format_args!("listener {}: {}", listener.name, open.socket.address()));
             }
         }
-        *live = Live { plan, sockets, applied_at_s: seconds_since_1970() };
+        let before = mem::replace(live, Live { plan, sockets, applied_at_s: seconds_since_1970() });
+        let mut earlier = lock(&self.earlier);
+        earlier.retain(|plan| plan.strong_count() > 0);
+        earlier.push(Arc::downgrade(&before.plan));
     }
 }
 
@@ -244,6 +250,16 @@ impl DataPlane for Plane {
     async fn routes(&self) -> Result<Json, Silent> {
         let counters = self.counters().await?;
         Ok(views::routes(&self.plan(), &counters))
+    }
+
+    fn generations_in_use(&self) -> Vec<u64> {
+        self.tidy();
+        let newest = self.plan().generation;
+        let earlier = lock(&self.earlier);
+        let plans = earlier.iter().filter_map(Weak::upgrade);
+        let generations: BTreeSet<u64> =
+            plans.map(|plan| plan.generation).chain([newest]).collect();
+        generations.into_iter().collect()
     }
 
     fn limits(&self) -> Json {

@@ -1,5 +1,6 @@
 //! What is remembered of an exchange while it runs, and written down once, at its end.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use crate::plan::{Listener, Plan};
 use crate::request_id::RequestId;
 use crate::telemetry::access::Access;
 use crate::telemetry::counters::{self, Direction};
+use crate::telemetry::names::{ListenerId, RouteId, ServiceId};
 use crate::upstream::Replica;
 use crate::worker::Worker;
 
@@ -48,6 +50,29 @@ pub struct Record {
     streams: Cell<bool>,
     pub bytes_in: Cell<u64>,
     pub bytes_out: Cell<u64>,
+}
+
+/// Who took part in an exchange: their numbers, and their names.
+pub struct Parties<'p> {
+    listener: (ListenerId, Cow<'p, str>),
+    /// `None` if no route took it.
+    route: Option<(RouteId, Cow<'p, str>)>,
+    /// `None` if it was not sent towards a service.
+    service: Option<(ServiceId, Cow<'p, str>)>,
+}
+
+impl Parties<'_> {
+    /// Without the plan that they were found in.
+    pub fn into_owned(self) -> Parties<'static> {
+        fn own<Id>((id, name): (Id, Cow<'_, str>)) -> (Id, Cow<'static, str>) {
+            (id, Cow::Owned(name.into_owned()))
+        }
+        Parties {
+            listener: own(self.listener),
+            route: self.route.map(own),
+            service: self.service.map(own),
+        }
+    }
 }
 
 impl Record {
@@ -138,31 +163,40 @@ impl Record {
         self.first_byte.set(Some(now));
     }
 
-    /// Writes it down. `plan` is the exchange's, and has its listener.
+    /// Who took part. `plan` is the exchange's, and has its listener.
+    pub fn parties<'p>(&self, plan: &'p Plan, listener: &'p Listener) -> Parties<'p> {
+        let route = self.route.get().map(|index| &plan.routes[index]);
+        let service = (self.attempts.get() > 0).then(|| &plan.services[self.service.get()]);
+        Parties {
+            listener: (listener.id, Cow::Borrowed(&listener.name)),
+            route: route.map(|route| (route.id, Cow::Borrowed(&*route.name))),
+            service: service.map(|service| (service.id, Cow::Borrowed(&*service.name))),
+        }
+    }
+
+    /// Writes it down.
     pub fn end(
         &self,
         worker: &Worker,
-        plan: &Plan,
-        listener: &Listener,
+        parties: &Parties<'_>,
         down: &Connection,
         request: &Request,
     ) {
-        let route = self.route.get().map(|index| &plan.routes[index]);
-        let service = (self.attempts.get() > 0).then(|| &plan.services[self.service.get()]);
+        let Parties { listener: (listener, listener_name), route, service } = parties;
         let now = worker.reactor.clock();
         let cause = self.cause.get();
         let mut counters = worker.counters.borrow_mut();
         counters.exchange(&counters::Exchange {
-            listener: listener.id,
-            route: route.map(|route| route.id),
-            service: service.map(|service| service.id),
+            listener: *listener,
+            route: route.as_ref().map(|(id, _)| *id),
+            service: service.as_ref().map(|(id, _)| *id),
             code: self.status.get(),
             cause: cause.map(Cause::name),
             duration: now - self.began,
             upstream: self.sent.get().map(|sent| self.upstream(sent, now)),
         });
-        counters.bytes(listener.id, Direction::In, self.bytes_in.get());
-        counters.bytes(listener.id, Direction::Out, self.bytes_out.get());
+        counters.bytes(*listener, Direction::In, self.bytes_in.get());
+        counters.bytes(*listener, Direction::Out, self.bytes_out.get());
         drop(counters);
         if !worker.samples_access() {
             return;
@@ -177,9 +211,9 @@ impl Record {
         let (head, bytes) = (&request.head, &request.bytes);
         worker.record_access(&Access {
             time: SystemTime::now() - (now - self.began),
-            listener: &listener.name,
-            route: route.map_or("", |route| &route.name),
-            service: service.map_or("", |service| &service.name),
+            listener: listener_name,
+            route: route.as_ref().map_or("", |(_, name)| name),
+            service: service.as_ref().map_or("", |(_, name)| name),
             endpoint: endpoint.map_or("", |endpoint| &endpoint.name),
             method: if has_head { head.method_token(bytes) } else { b"" },
             path: if has_head { head.target(bytes) } else { b"" },

@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use support::{Client, Message, Origin, Proxy};
@@ -12,6 +13,7 @@ on_both_drivers! {
     routes_say_what_they_do_and_how_often,
     connections_are_listed,
     limits_say_what_is_taken,
+    tunnels_do_not_hold_the_config_that_they_began_with,
     events_are_told_as_they_happen,
     explain_names_the_endpoint_that_comes_next,
 }
@@ -119,6 +121,50 @@ fn connections_are_listed(io: &str) {
         let refused = ask(&proxy, &format!("GET /v1/connections?{query}"), "");
         assert_eq!(refused.status(), 400, "{query}: {refused:?}");
     }
+}
+
+fn tunnels_do_not_hold_the_config_that_they_began_with(io: &str) {
+    let origin = Origin::bind();
+    let routes = "{ name: all, backends: [{ service: app }] }, \
+                  { name: connect, matches: [{ methods: [CONNECT] }], backends: [{ service: app }] }";
+    let services = service("app", "round_robin", &[(origin.address, 1)]);
+    let proxy = Proxy::start(io, &config(1, &services, routes));
+    let in_use = || see(&proxy, "/v1/status")["generations_in_use"].clone();
+    let push = |name: &str| {
+        let route = format!(
+            "{{\"name\":\"{name}\",\"hosts\":[\"{name}\"],\"respond\":{{\"status\":204}}}}"
+        );
+        let pushed = ask(&proxy, &format!("PUT /v1/config/routes/{name}?wait=5s"), &route);
+        json_of(&pushed)["generation"].as_u64().unwrap()
+    };
+    let mut tunnel = proxy.connect();
+    tunnel.send("CONNECT app:1 HTTP/1.1\r\nhost: app:1\r\n\r\nping");
+    let mut far = origin.accept();
+    assert_eq!(far.exactly(4), b"ping");
+    tunnel.until(b"\r\n\r\n").unwrap();
+    assert_eq!(push("second"), 2);
+
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nhost: app\r\n\r\n");
+    let mut server = origin.accept();
+    server.until(b"\r\n\r\n").unwrap();
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslo");
+    client.until(b"slo").unwrap();
+    assert_eq!(push("third"), 3);
+    // The answer that goes on holds its own; the tunnel, which began before, holds none.
+    assert_eq!(in_use(), json!([2, 3]));
+    server.send("w");
+    assert_eq!(client.exactly(1), b"w");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while in_use() != json!([3]) {
+        assert!(Instant::now() < deadline, "{}", in_use());
+        std::thread::yield_now();
+    }
+    far.send("pong");
+    assert_eq!(tunnel.exactly(4), b"pong");
+    tunnel.half_close();
+    drop(far);
+    proxy.metric_becomes(&["ringside_requests_total", "route=\"connect\"", "code=\"200\""], "1");
 }
 
 fn limits_say_what_is_taken(io: &str) {

@@ -22,6 +22,7 @@ pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Re
         "phase": phase.name(),
         "ready": phase.not_ready_because().is_none(),
         "generation": newest.number,
+        "generations_in_use": state.plane.generations_in_use(),
         "etag": newest.loaded.hash,
         "origin": newest.origin,
         "unsaved": state.desired.is_unsaved(),
