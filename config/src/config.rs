@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::access_log::{ACCESS_LOG, AccessLog, access_log};
 use crate::address::Address;
-use crate::defaults::DEFAULTS;
+use crate::defaults::{DEFAULTS, read_alone};
 use crate::definition::{Key, Kind, Object};
 use crate::dns::{RESOLVER, Resolver, resolver};
 use crate::listener::{LISTENER, Listener, ListenerKind, listener};
@@ -162,8 +162,6 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
     let names = Names::index(tree, report);
     let mut fields = report.fields(tree, &CONFIG)?;
     let version = fields.get("version", version);
-    // Merged before.
-    let _ = fields.node("defaults");
     let node = fields.get("node", node);
     let admin = fields.find("admin", admin);
     let probes = fields.find("probes", probes);
@@ -176,6 +174,15 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
     let resolver = fields.get("resolver", resolver);
     let access_log = fields.get("access_log", |tree, report| or_none(tree, report, access_log));
     let header_size_max = limits.as_ref().map(|limits| limits.header_size);
+    let mut regexes = Regexes::default();
+    let defaults = fields.find("defaults", |tree, report| {
+        read_alone(tree, report, |key, item, report| match key {
+            "listener" => drop(listener(item, report, &names, header_size_max)),
+            "service" => drop(service(item, report)),
+            _ => drop(route(item, report, &names, &mut regexes)),
+        });
+        Some(())
+    });
     let mut bound = Vec::new();
     let listeners = match (role, fields.node("listeners")) {
         (Role::Boot, None) => Some(Vec::new()),
@@ -184,7 +191,6 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
         }),
     };
     let services = fields.get("services", |tree, report| list(tree, report, service));
-    let mut regexes = Regexes::default();
     let routes = fields.get("routes", |tree, report| {
         list(tree, report, |tree, report| route(tree, report, &names, &mut regexes))
     });
@@ -199,6 +205,7 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
         check_subsets(tree, services, routes, fields.report)?;
     }
     version?;
+    defaults?;
     Some(Config {
         node: node?,
         admin: admin?,

@@ -1,13 +1,16 @@
 //! `defaults`: what every listener, service or route has that does not say otherwise.
 //!
 //! Merged into the tree before it is checked, key by key; a list, and a choice of one key among
-//! several, is replaced whole. What comes from there is wrong there: values keep their places.
+//! several, is replaced whole. What comes from there is wrong there, also where no item takes it:
+//! values keep their places, and each part is read once as an item of its own.
 
-use crate::definition::{Key, Kind, Object};
+use crate::definition::{Key, Kind, Object, Presence};
 use crate::listener::LISTENER;
-use crate::report::{Problem, Report};
+use crate::reader::default_node;
+use crate::report::{Problem, Report, Step};
 use crate::route::ROUTE;
 use crate::service::SERVICE;
+use crate::source::Span;
 use crate::tree::{Entry, Node, Value};
 
 pub(crate) const DEFAULTS: Object = Object {
@@ -32,7 +35,7 @@ const LISTS: [(&str, &str, &Object); 3] = [
 pub(crate) fn with_defaults(tree: &Node, report: &mut Report<'_>) -> Option<Node> {
     let defaults = tree.get("defaults")?;
     // Its own keys; what is in each is checked where it is merged.
-    report.at(crate::report::Step::Key("defaults"), |report| {
+    report.at(Step::Key("defaults"), |report| {
         let Some(fields) = report.fields(defaults, &DEFAULTS) else { return };
         for (key, _, object) in LISTS {
             if let Some(part) = fields.node(key) {
@@ -69,6 +72,40 @@ fn check_part(part: &Node, object: &'static Object, report: &mut Report<'_>) {
             }
             _ => drop(report.check_key(entry, object)),
         }
+    }
+}
+
+/// Reads each part as an item that says nothing else, so that a wrong value is told where no item
+/// takes it. Whatever a part leaves to the items is made up, and nobody's mistake.
+pub(crate) fn read_alone(
+    defaults: &Node,
+    report: &mut Report<'_>,
+    mut read: impl FnMut(&'static str, &Node, &mut Report<'_>),
+) {
+    for (key, _, object) in LISTS {
+        let Some(part) = defaults.get(key) else { continue };
+        let made_up = |name: &str| {
+            let value = match name {
+                "name" => default_node("a"),
+                "address" => default_node("127.0.0.1:1"),
+                "backends" => default_node("[]"),
+                _ => default_node("{}"),
+            };
+            Entry { key: name.to_owned(), key_span: Span::NOWHERE, value }
+        };
+        let required = object.keys.iter().filter(|key| matches!(key.presence, Presence::Required));
+        let entries = required.map(|key| made_up(key.name)).collect();
+        let mut item = Node { span: Span::NOWHERE, value: Value::Map(entries) };
+        merge(&mut item, part, object);
+        if let Value::Map(entries) = &mut item.value
+            && let Some(choice) = object.one_of.first()
+            && !entries.iter().any(|entry| object.one_of.contains(&entry.key.as_str()))
+        {
+            entries.push(made_up(choice));
+        }
+        report.at(Step::Key(key), |report| {
+            report.where_written(|report| read(key, &item, report));
+        });
     }
 }
 

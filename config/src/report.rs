@@ -80,6 +80,8 @@ pub(crate) struct Report<'s> {
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
     seen: HashSet<(u32, u32, String)>,
+    /// Only errors are told now, and only of what somebody has written.
+    only_written: bool,
     errors_not_kept: usize,
     warnings_not_kept: usize,
 }
@@ -92,6 +94,7 @@ impl<'s> Report<'s> {
             errors: Vec::new(),
             warnings: Vec::new(),
             seen: HashSet::new(),
+            only_written: false,
             errors_not_kept: 0,
             warnings_not_kept: 0,
         }
@@ -99,6 +102,9 @@ impl<'s> Report<'s> {
 
     pub(crate) fn add(&mut self, problem: Problem) {
         let Problem { severity, span, complaint, related, path } = problem;
+        if self.only_written && (span == Span::NOWHERE || severity == Severity::Warning) {
+            return;
+        }
         let Complaint { message, hint } = complaint;
         let (kept, not_kept) = match severity {
             Severity::Error => (&mut self.errors, &mut self.errors_not_kept),
@@ -164,6 +170,14 @@ impl<'s> Report<'s> {
     /// The keys that lead to where the reader is.
     pub(crate) fn path_text(&self) -> String {
         path_text(&self.path)
+    }
+
+    /// Reads something of which a part is made up: that part has no mistakes.
+    pub(crate) fn where_written<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.only_written = true;
+        let value = read(self);
+        self.only_written = false;
+        value
     }
 
     /// Reads something one step down the path.

@@ -1,6 +1,6 @@
 //! Documents: parts replaced, the whole checked, and mistakes told where they were made.
 
-use config::{Document, Format, Kind, What};
+use config::{Document, Format, Kind, Severity, What};
 
 const CONFIG: &str = r#"version: 1
 node: { id: me }
@@ -220,5 +220,40 @@ defaults:
         assert!(wrong.to_string().contains(message), "{defaults}: {wrong}");
         assert_eq!(wrong.list.len(), 1, "{wrong}");
         assert_eq!(wrong.list[0].line, 7, "{wrong}");
+    }
+}
+
+#[test]
+fn a_wrong_default_is_told_where_no_item_takes_it() {
+    let check = |text: &str| config::parse("ringside.yaml", text, Format::Yaml);
+    let base = "version: 1\nlisteners: [{ name: web, address: \"127.0.0.1:1\", http: {}, timeouts: { head: 1s } }]\n";
+    for (defaults, path, message) in [
+        ("route: { timeouts: { response: 5 sec } }", "route.timeouts.response", "`5 sec`"),
+        ("route: { backends: [{ service: nobody }] }", "route.backends[0].service", "`nobody`"),
+        ("service: { connect_timeout: [] }", "service.connect_timeout", "found a list"),
+        ("service: { balance: randon }", "service.balance", "`randon`"),
+        ("service: { pool: { idle_tmeout: 1s } }", "service.pool", "unknown key `idle_tmeout`"),
+        ("listener: { timeouts: { head: 1 } }", "listener.timeouts.head", "`1`"),
+        ("listener: { http: { header_size: 1GiB } }", "listener.http.header_size", "this size is"),
+    ] {
+        let wrong = check(&format!("{base}defaults: {{ {defaults} }}\n")).unwrap_err();
+        let errors = wrong.iter().filter(|wrong| wrong.severity == Severity::Error);
+        let found: Vec<(&str, &str)> =
+            errors.map(|wrong| (&*wrong.path, &*wrong.message)).collect();
+        let [(found_path, found_message)] = found[..] else { panic!("{defaults}: {found:?}") };
+        assert_eq!(found_path, format!("defaults.{path}"), "{defaults}");
+        assert!(found_message.contains(message), "{defaults}: {found_message}");
+    }
+    for defaults in [
+        "route: { timeouts: { response: 5s }, rewrite: { prefix: /v2 } }",
+        "route: { respond: { status: 204 } }",
+        "service: { pool: { idle_timeout: none }, connect_timeout: 2s }",
+        "service: { dns: { name: a.test, port: 80 } }",
+        "listener: { timeouts: { keep_alive: 1m }, limits: { connections: 5 } }",
+        "listener: {}",
+        "",
+    ] {
+        let right = check(&format!("{base}defaults: {{ {defaults} }}\n"));
+        assert!(right.is_ok(), "{defaults}: {}", right.unwrap_err());
     }
 }
