@@ -4,7 +4,7 @@
 //! Every value knows the text that it came from, the file at start or the body of a push, so what is
 //! wrong with a document that was put together from several is still told at its place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -285,6 +285,7 @@ impl Document {
         let mut sources = Sources::clone(&self.sources);
         let first = sources.adopt(&body.sources);
         let mut seen = HashMap::new();
+        let mut places: HashMap<Kind, Places> = HashMap::new();
         for (key, value) in map(&body.tree, "a batch", &["put", "delete"], &mut report) {
             let kinds = Kind::ALL.map(Kind::as_str);
             for (kind, list) in map(value, "this", &kinds, &mut report) {
@@ -294,6 +295,7 @@ impl Document {
                     report.add(Problem::error(list.span, message).path(format!("{key}.{kind}")));
                     continue;
                 };
+                let places = places.entry(kind).or_insert_with(|| Places::of(items(&tree, kind)));
                 for (place, item) in list.iter().enumerate() {
                     let path = format!("{key}.{kind}[{place}]");
                     let name = name_of(item).or(item.as_scalar().map(|name| name.text.as_str()));
@@ -304,12 +306,25 @@ impl Document {
                         report.add(problem.related(first, "the first one"));
                         continue;
                     }
-                    match key {
-                        "put" => put_named(&mut tree, kind, item, first, path, &mut report),
-                        _ => delete_named(&mut tree, kind, item, path, &mut report),
+                    let done = match (key, name) {
+                        ("put", Some(name)) if item.as_scalar().is_none() => {
+                            let mut item = item.clone();
+                            item.move_to(first);
+                            places.put(items_mut(&mut tree, kind), name, item);
+                            Ok(())
+                        }
+                        ("put", _) => Err("an item of a batch needs its `name`".to_owned()),
+                        (_, Some(name)) if item.as_scalar().is_some() => places.delete(kind, name),
+                        _ => Err(format!("this is a name, not {}", item.describe())),
+                    };
+                    if let Err(message) = done {
+                        report.add(Problem::error(item.span, message).path(path));
                     }
                 }
             }
+        }
+        for (kind, places) in places.into_iter().filter(|(_, places)| !places.deleted.is_empty()) {
+            places.finish(items_mut(&mut tree, kind));
         }
         match report.has_errors() {
             true => Err(report.finish()),
@@ -455,36 +470,40 @@ fn put(tree: &mut Node, kind: Kind, item: Node) {
     }
 }
 
-fn put_named(
-    tree: &mut Node,
-    kind: Kind,
-    item: &Node,
-    first: u32,
-    path: String,
-    report: &mut Report<'_>,
-) {
-    if name_of(item).is_none() {
-        let problem = Problem::error(item.span, "an item of a batch needs its `name`");
-        return report.add(problem.path(path));
-    }
-    let mut item = item.clone();
-    item.move_to(first);
-    put(tree, kind, item);
+/// Where the items of a list are, by name: a batch may be as long as the list.
+struct Places {
+    by_name: HashMap<String, usize>,
+    deleted: HashSet<usize>,
 }
 
-fn delete_named(tree: &mut Node, kind: Kind, name: &Node, path: String, report: &mut Report<'_>) {
-    let Some(scalar) = name.as_scalar() else {
-        let message = format!("this is a name, not {}", name.describe());
-        return report.add(Problem::error(name.span, message).path(path));
-    };
-    let list = items_mut(tree, kind);
-    match list.iter().position(|item| name_of(item) == Some(scalar.text.as_str())) {
-        Some(place) => drop(list.remove(place)),
-        None => {
-            let what = kind.as_str().trim_end_matches('s').replace('_', " ");
-            let message = format!("there is no {what} with the name {}", quoted(&scalar.text));
-            report.add(Problem::error(name.span, message).path(path));
+impl Places {
+    fn of(list: &[Node]) -> Places {
+        let named = list.iter().enumerate();
+        let named = named.filter_map(|(place, item)| Some((name_of(item)?.to_owned(), place)));
+        Places { by_name: named.collect(), deleted: HashSet::new() }
+    }
+
+    fn put(&mut self, list: &mut Vec<Node>, name: &str, item: Node) {
+        match self.by_name.get(name) {
+            Some(place) => list[*place] = item,
+            None => {
+                self.by_name.insert(name.to_owned(), list.len());
+                list.push(item);
+            }
         }
+    }
+
+    fn delete(&mut self, kind: Kind, name: &str) -> Result<(), String> {
+        let what = || kind.as_str().trim_end_matches('s').replace('_', " ");
+        let missing = || format!("there is no {} with the name {}", what(), quoted(name));
+        self.deleted.insert(*self.by_name.get(name).ok_or_else(missing)?);
+        Ok(())
+    }
+
+    /// Takes out what was deleted, which until then has kept the places of the rest.
+    fn finish(self, list: &mut Vec<Node>) {
+        let mut places = 0..;
+        list.retain(|_| !places.next().is_some_and(|place| self.deleted.contains(&place)));
     }
 }
 
