@@ -1,10 +1,11 @@
 //! One question to DNS, from its name to endpoints.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use config::{Address, Dns, Endpoint, Labels};
 use hickory_resolver::TokioResolver;
@@ -15,7 +16,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -25,6 +26,55 @@ const TRY_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// The targets of SRV records that are looked up.
 const TARGETS_MAX: usize = 1_000;
+
+/// Where the system says which servers there are.
+const SYSTEM: &str = "/etc/resolv.conf";
+
+/// Which servers there are: those of the config, or the system's, which may become others.
+pub(super) struct Servers {
+    named: Option<Client>,
+    system: Mutex<Option<(Vec<u8>, Client)>>,
+}
+
+impl Servers {
+    pub(super) fn new(resolver: &config::Resolver) -> Result<Servers, Failure> {
+        let servers = resolver.servers.iter().map(|server| {
+            let mut one = NameServerConfig::udp_and_tcp(server.ip());
+            one.connections.iter_mut().for_each(|way| way.port = server.port());
+            one
+        });
+        let named = match &resolver.servers[..] {
+            [] => None,
+            _ => {
+                let servers = ResolverConfig::from_name_servers(servers.collect());
+                Some(Client::new(servers, ResolverOpts::default())?)
+            }
+        };
+        Ok(Servers { named, system: Mutex::default() })
+    }
+
+    /// Whom to ask now.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        self.client_by(Path::new(SYSTEM))
+    }
+
+    fn client_by(&self, system: &Path) -> Result<Client, Failure> {
+        if let Some(named) = &self.named {
+            return Ok(named.clone());
+        }
+        let none = |why: String| Failure::NoServer(format!("{}: {why}", system.display()));
+        let text = fs::read(system).map_err(|error| none(error.to_string()))?;
+        let mut known = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = known.as_ref().filter(|(known, _)| *known == text) {
+            return Ok(client.clone());
+        }
+        let (servers, options) =
+            parse_resolv_conf(&text).map_err(|error| none(error.to_string()))?;
+        let client = Client::new(servers, options)?;
+        *known = Some((text, client.clone()));
+        Ok(client)
+    }
+}
 
 /// Whom to ask. Keeps no answer: those who ask know how long theirs counts.
 #[derive(Clone)]
@@ -75,19 +125,7 @@ impl fmt::Display for Failure {
 type Answer<T> = Result<(T, Duration), Failure>;
 
 impl Client {
-    pub(super) fn new(resolver: &config::Resolver) -> Result<Client, Failure> {
-        let (servers, mut options) = match &resolver.servers[..] {
-            [] => read_system_conf().map_err(|error| Failure::NoServer(error.to_string()))?,
-            servers => {
-                let servers = servers.iter().map(|server| {
-                    let mut one = NameServerConfig::udp_and_tcp(server.ip());
-                    one.connections.iter_mut().for_each(|way| way.port = server.port());
-                    one
-                });
-                let servers = ResolverConfig::from_name_servers(servers.collect());
-                (servers, ResolverOpts::default())
-            }
-        };
+    fn new(servers: ResolverConfig, mut options: ResolverOpts) -> Result<Client, Failure> {
         options.timeout = TRY_WITHIN;
         options.attempts = 2;
         options.cache_size = 0;
@@ -263,5 +301,32 @@ fn code_name(code: ResponseCode) -> String {
         ResponseCode::ServFail => "SERVFAIL".to_owned(),
         ResponseCode::Refused => "REFUSED".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_servers_may_change_and_may_be_late() {
+        let resolver = config::parse(
+            "a",
+            "version: 1\nlisteners: [{ name: a, address: 127.0.0.1:1, http: {} }]\n",
+            config::Format::Yaml,
+        );
+        let servers = Servers::new(&resolver.unwrap().config.resolver).unwrap();
+        let path = std::env::temp_dir().join(format!("ringside-resolv-{}", std::process::id()));
+        let failed = servers.client_by(&path).err().unwrap().to_string();
+        assert!(failed.contains("No such file") && failed.contains("resolver: {"), "{failed}");
+        let same = |a: &Client, b: &Client| Arc::ptr_eq(&a.resolver, &b.resolver);
+        fs::write(&path, "nameserver 127.0.0.1\n").unwrap();
+        let first = servers.client_by(&path).unwrap();
+        assert!(same(&first, &servers.client_by(&path).unwrap()));
+        fs::write(&path, "nameserver 127.0.0.2\n").unwrap();
+        let second = servers.client_by(&path).unwrap();
+        assert!(!same(&first, &second) && same(&second, &servers.client_by(&path).unwrap()));
+        fs::remove_file(&path).unwrap();
+        assert!(servers.client_by(&path).is_err());
     }
 }

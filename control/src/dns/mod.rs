@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::found::Found;
 use self::found::Heard;
-use self::lookup::{Client, Failure};
+use self::lookup::{Failure, Servers};
 use crate::data_plane::DataPlane;
 use crate::state::State;
 
@@ -53,7 +53,7 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
     let (tell, mut told) = mpsc::channel(TOGETHER);
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut asking: HashMap<String, Asking> = HashMap::new();
-    let mut client: Option<(Resolver, Result<Client, Failure>)> = None;
+    let mut servers: Option<(Resolver, Result<Arc<Servers>, Failure>)> = None;
     let mut generation = 0;
     let mut news = Vec::new();
     loop {
@@ -62,9 +62,9 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
             generation = newest.number;
             let config = &newest.loaded.config;
             let resolver = &config.resolver;
-            if client.as_ref().is_none_or(|(known, _)| known != resolver) {
+            if servers.as_ref().is_none_or(|(known, _)| known != resolver) {
                 asking.clear();
-                client = None;
+                servers = None;
             }
             let questions = config.services.iter().filter_map(|service| match &service.source {
                 Source::Dns(question) => Some((service.name.as_str(), question)),
@@ -76,11 +76,12 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
                 if asking.contains_key(name) {
                     continue;
                 }
-                let (_, client) =
-                    client.get_or_insert_with(|| (resolver.clone(), Client::new(resolver)));
+                let (_, servers) = servers.get_or_insert_with(|| {
+                    (resolver.clone(), Servers::new(resolver).map(Arc::new))
+                });
                 let service = name.to_owned();
                 let task = ask(
-                    client.clone(),
+                    servers.clone(),
                     (resolver.min_ttl, resolver.max_ttl),
                     at_once.clone(),
                     (service, question.clone()),
@@ -99,7 +100,7 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
 
 /// Asks for one service again and again.
 async fn ask(
-    client: Result<Client, Failure>,
+    servers: Result<Arc<Servers>, Failure>,
     (min_ttl, max_ttl): (Duration, Duration),
     at_once: Arc<Semaphore>,
     (service, question): (String, Dns),
@@ -107,13 +108,14 @@ async fn ask(
 ) {
     let mut failures = 0;
     loop {
-        let heard = match &client {
+        let client = servers.as_ref().map_err(Failure::clone).and_then(|servers| servers.client());
+        let heard = match client {
             Ok(client) => {
                 // It is closed by nobody.
                 let _turn = at_once.acquire().await;
                 client.ask(&question).await
             }
-            Err(why) => Err(why.clone()),
+            Err(why) => Err(why),
         };
         let pause = match &heard {
             Ok((_, ttl)) => {
