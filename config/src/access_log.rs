@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::definition::{Key, Kind, Object, Words};
 use crate::diagnostic::quoted;
 use crate::reader::{text, word};
-use crate::report::{Complaint, Report};
+use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node;
 use crate::units::{Ratio, ratio};
 
@@ -40,7 +40,7 @@ pub(crate) const ACCESS_LOG: Object = Object {
         Key::default("format", Kind::Word(&FORMAT), "json", "How a line is written."),
         Key::default(
             "output",
-            Kind::OrWords(&["stdout", "stderr"], &Kind::Path),
+            Kind::OrWords(&["stdout", "stderr"], &Kind::Text),
             "stdout",
             "A file is named with a `/` in it.",
         ),
@@ -50,6 +50,12 @@ pub(crate) const ACCESS_LOG: Object = Object {
 };
 
 pub(crate) fn access_log(node: &Node, report: &mut Report<'_>) -> Option<AccessLog> {
+    if node.as_scalar().is_some() {
+        let message = format!("an access log is a map or `none`, not {}", node.describe());
+        report
+            .add(Problem::error(node.span, message).hint("where nothing is logged, write `none`"));
+        return None;
+    }
     let mut fields = report.fields(node, &ACCESS_LOG)?;
     let format = fields.get("format", |node, report| word(node, report, &FORMAT));
     let output = fields.get("output", output);

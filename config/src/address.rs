@@ -131,7 +131,7 @@ pub(crate) fn network(node: &Node, report: &mut Report<'_>) -> Option<Network> {
     text(node, report, "a network such as `10.0.0.0/8`", |given| {
         let wrong = || Complaint::new(format!("{} is not a network", quoted(given)));
         if let Ok(single) = given.parse::<IpAddr>() {
-            return Ok(Network(IpNet::from(single)));
+            return Ok(Network(IpNet::from(single.to_canonical())));
         }
         let net: IpNet =
             given.parse().map_err(|_| wrong().hint("write address/bits, such as `10.0.0.0/8`"))?;
@@ -139,15 +139,31 @@ pub(crate) fn network(node: &Node, report: &mut Report<'_>) -> Option<Network> {
             let message = format!("{} has bits set behind its prefix", quoted(given));
             return Err(Complaint::new(message).hint(format!("the network is `{}`", net.trunc())));
         }
-        Ok(Network(net))
+        Ok(Network(canonical(net)))
     })
+}
+
+/// IPv4 in IPv6 clothes (`::ffff:10.0.0.0/104`) is what it is, as clients are.
+fn canonical(net: IpNet) -> IpNet {
+    let bits = net.prefix_len().checked_sub(96);
+    match (net.addr().to_canonical(), bits) {
+        (v4 @ IpAddr::V4(_), Some(bits)) if net.addr().is_ipv6() => {
+            IpNet::new(v4, bits).unwrap_or(net)
+        }
+        _ => net,
+    }
 }
 
 fn parse(given: &str) -> Result<Address, Complaint> {
     if let Some(rest) = given.strip_prefix("unix:") {
         return parse_unix(rest);
     }
-    given.parse().map(Address::Ip).map_err(|_| {
+    let parsed = given.parse::<SocketAddr>();
+    let canonical = parsed.map(|it| match it.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, it.port()),
+        IpAddr::V6(_) => it,
+    });
+    canonical.map(Address::Ip).map_err(|_| {
         let message = format!("{} is not an address", quoted(given));
         Complaint { message, hint: Some(address_hint(given)) }
     })
@@ -166,6 +182,10 @@ fn parse_unix(rest: &str) -> Result<Address, Complaint> {
     match rest.strip_prefix('@') {
         Some("") => Err(Complaint::new("an abstract socket needs a name: `unix:@name`")),
         Some(name) => Ok(Address::Abstract(name.into())),
+        None if rest.ends_with('/') => {
+            Err(Complaint::new("a socket's path is that of a file")
+                .hint("write `unix:/run/name.sock`"))
+        }
         None if rest.starts_with('/') => Ok(Address::Unix(rest.into())),
         None => Err(Complaint::new("a socket's path begins with `/`")
             .hint("write `unix:/run/name.sock`, or `unix:@name` for an abstract socket")),

@@ -25,7 +25,7 @@ pub(crate) const DEFAULTS: Object = Object {
 };
 
 /// Which list each of its keys is for.
-const LISTS: [(&str, &str, &Object); 3] = [
+pub(crate) const LISTS: [(&str, &str, &Object); 3] = [
     ("listener", "listeners", &LISTENER),
     ("service", "services", &SERVICE),
     ("route", "routes", &ROUTE),

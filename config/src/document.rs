@@ -16,6 +16,7 @@ use crate::config::{CONFIG, Role, config};
 use crate::defaults::with_defaults;
 use crate::definition::{Kind as Shape, Object, Presence};
 use crate::diagnostic::{Diagnostics, quoted};
+use crate::environment::warn_of_variables;
 use crate::fingerprint::{fingerprint, of_texts};
 use crate::load::{Failure, Format, Loaded, Text, read, read_texts};
 use crate::reader::default_node;
@@ -93,6 +94,13 @@ pub enum What {
     Changed,
 }
 
+impl Change {
+    /// It is read at start only: a push that changes it is refused.
+    pub fn needs_restart(&self) -> bool {
+        BOOT_KEYS.contains(&self.path.as_str())
+    }
+}
+
 impl What {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -117,6 +125,15 @@ impl Document {
             return Ok(None);
         }
         Document::of_files(texts).map(Some)
+    }
+
+    /// Reads files and folders as [`Document::load`] does, but as a push: `${NAME}` stays what it is.
+    pub fn load_for_push(paths: &[PathBuf]) -> Result<Document, Failure> {
+        let document = read(read_texts(paths)?, None).map_err(Failure::Invalid)?;
+        match document.faults.is_empty() {
+            true => Ok(document),
+            false => Err(Failure::Invalid(document.report().finish())),
+        }
     }
 
     fn of_files(texts: Vec<Text>) -> Result<Document, Failure> {
@@ -172,6 +189,7 @@ impl Document {
 
     fn check_as(&self, role: Role) -> Result<Loaded, Diagnostics> {
         let mut report = self.report();
+        warn_of_variables(&self.tree, &mut report);
         let merged = with_defaults(&self.tree, &mut report);
         let config = config(merged.as_ref().unwrap_or(&self.tree), role, &mut report);
         match config {
@@ -384,7 +402,7 @@ impl Document {
 
     fn report(&self) -> Report<'_> {
         let mut report = Report::new(&self.sources);
-        self.faults.iter().cloned().for_each(|fault| report.add(fault));
+        self.faults.iter().cloned().for_each(|fault| report.add_reason(fault));
         report
     }
 

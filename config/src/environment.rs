@@ -4,8 +4,8 @@
 //! YAML: it cannot add keys.
 
 use crate::diagnostic::quoted;
-use crate::report::{Complaint, Problem};
-use crate::tree::{Node, Style, Value};
+use crate::report::{Complaint, Problem, Report};
+use crate::tree::{Node, Scalar, Style, Value};
 
 /// What a variable holds; `None` where it is not set.
 pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -25,6 +25,26 @@ pub(crate) fn substitute(node: &mut Node, lookup: Lookup<'_>, faults: &mut Vec<P
             }
             Err(complaint) => faults.push(Problem::because(node.span, complaint)),
         },
+    }
+}
+
+/// Says of each `${NAME}` that is still there that it stays: a push has no variables.
+pub(crate) fn warn_of_variables(node: &Node, report: &mut Report<'_>) {
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|item| warn_of_variables(item, report)),
+        Value::Map(entries) => {
+            entries.iter().for_each(|entry| warn_of_variables(&entry.value, report));
+        }
+        Value::Scalar(Scalar { text, style }) if *style != Style::Substituted => {
+            // In a file they are put in already, or have their error.
+            let nothing = |_: &str| Some(String::new());
+            if matches!(expand(text, &nothing), Ok(Some(_))) {
+                let message = format!("{} stays as it is", quoted(text));
+                let hint = "variables are put in where files are read, and never in a push";
+                report.add(Problem::warning(node.span, message).hint(hint));
+            }
+        }
+        Value::Null | Value::Scalar(_) => {}
     }
 }
 
@@ -54,6 +74,10 @@ fn expand(text: &str, lookup: Lookup<'_>) -> Result<Option<String>, Complaint> {
 /// `NAME` or `NAME:-default`; the default also stands in for an empty variable, as in a shell.
 fn variable(inside: &str, lookup: Lookup<'_>) -> Result<String, Complaint> {
     let (name, default) = match inside.split_once(":-") {
+        Some((_, default)) if default.contains("${") => {
+            let complaint = Complaint::new("a default is text, and has no variable in it");
+            return Err(complaint.hint("set one variable where ringside is started, and name that"));
+        }
         Some((name, default)) => (name, Some(default)),
         None => (inside, None),
     };

@@ -16,6 +16,9 @@ use crate::tree::{Entry, Node, Value};
 /// No certificate, key or token is longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Under these, people choose the keys.
+const CHOSEN_KEYS: [&str; 4] = ["labels", "set", "add", "claim_headers"];
+
 /// Why a certificate and its key are of no use.
 #[derive(Clone, Debug)]
 pub struct KeyPairFault {
@@ -51,7 +54,10 @@ fn look_into(node: &Node, path: &str, judge: Judge<'_>, report: &mut Report<'_>)
                 "" => key.to_owned(),
                 path => format!("{path}.{key}"),
             };
-            for entry in entries.iter().filter(|entry| !entry.key.ends_with("_file")) {
+            let is_open = |entry: &&Entry| {
+                !entry.key.ends_with("_file") && !CHOSEN_KEYS.contains(&entry.key.as_str())
+            };
+            for entry in entries.iter().filter(is_open) {
                 look_into(&entry.value, &below(&entry.key), judge, report);
             }
             let files = entries.iter().filter(|entry| entry.key.ends_with("_file"));

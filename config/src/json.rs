@@ -9,14 +9,14 @@ use crate::source::Span;
 use crate::tree::Node;
 use crate::yaml;
 
-pub(crate) fn read(file: u32, text: &str) -> Result<Node, Problem> {
+pub(crate) fn read(file: u32, text: &str, faults: &mut Vec<Problem>) -> Result<Node, Problem> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|fault| {
         let at = offset(text, fault.line(), fault.column());
         let message = fault.to_string();
         let message = message.split(" at line ").next().unwrap_or_default();
         Problem::error(Span::new(file, at, at), format!("this is not JSON: {message}"))
     })?;
-    yaml::read(file, text)
+    yaml::read(file, text, "JSON that we take", faults)
 }
 
 /// The byte at a line and column, both from 1, columns in bytes.

@@ -103,4 +103,4 @@ pub use resting::Resting;
 pub use route::{HostPattern, Match, PathMatch, Route, RouteTimeouts};
 pub use schema::schema;
 pub use service::{Balance, Endpoint, Pool, Service, Source};
-pub use units::Ratio;
+pub use units::{Ratio, parse_time};

@@ -134,10 +134,22 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in folder.read_dir()? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("yaml" | "yml" | "toml" | "json")) && path.is_file() {
+        // Editors and mounts have hidden files of their own.
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if is_hidden || !matches!(extension, Some("yaml" | "yml" | "toml" | "json")) {
+            continue;
+        }
+        // A link to nothing is a part that is missing.
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let metadata = path.metadata().map_err(named)?;
+        if metadata.is_file() {
             files.push(path);
+        } else if !metadata.is_dir() {
+            return Err(named(io::Error::other("it is not a regular file")));
         }
     }
     if files.is_empty() {
@@ -175,10 +187,10 @@ pub(crate) fn read(
         let message = format!("a config has at most {} MiB", SOURCE_BYTES_MAX >> 20);
         faults.push(Problem::error(Span::top(formats.len() as u32 - 1), message));
     }
-    let mut roots = Vec::new();
+    let (mut roots, mut twice) = (Vec::new(), Vec::new());
     if faults.is_empty() {
         for (file, format) in (0..).zip(&formats) {
-            match tree(file, sources.text(file), *format) {
+            match tree(file, sources.text(file), *format, &mut twice) {
                 Ok(root) => roots.push(root),
                 Err(fault) => faults.push(fault),
             }
@@ -187,9 +199,10 @@ pub(crate) fn read(
     // What is missing from a text that could not be read is not a mistake of its own.
     if !faults.is_empty() {
         let mut report = Report::new(&sources);
-        faults.into_iter().for_each(|fault| report.add(fault));
+        faults.into_iter().chain(twice).for_each(|fault| report.add(fault));
         return Err(report.finish());
     }
+    let mut faults = twice;
     let mut tree = join(roots, &mut faults);
     if let Some(lookup) = environment {
         substitute(&mut tree, lookup, &mut faults);
@@ -220,10 +233,10 @@ fn add_source(sources: &mut Sources, name: &str, bytes: Vec<u8>, faults: &mut Ve
     }
 }
 
-fn tree(file: u32, text: &str, format: Format) -> Result<Node, Problem> {
+fn tree(file: u32, text: &str, format: Format, faults: &mut Vec<Problem>) -> Result<Node, Problem> {
     match format {
-        Format::Yaml => yaml::read(file, text),
+        Format::Yaml => yaml::read(file, text, "YAML", faults),
         Format::Toml => toml_text::read(file, text),
-        Format::Json => json::read(file, text),
+        Format::Json => json::read(file, text, faults),
     }
 }

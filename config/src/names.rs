@@ -83,6 +83,20 @@ impl Names {
 }
 
 impl Index {
+    /// Who there is, as far as that fits a line.
+    fn all(&self, what: &str) -> String {
+        const SHOWN: usize = 5;
+        if self.by_name.len() > SHOWN {
+            return format!("there are {} others", self.by_name.len());
+        }
+        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        match names.is_empty() {
+            true => format!("there is no {what} at all yet"),
+            false => format!("there are: {}", names.join(", ")),
+        }
+    }
+
     fn of(root: &Node, key: &str, object: &Object, report: &mut Report<'_>) -> Index {
         let mut index = Index::default();
         for (position, item) in items(meant(root, &CONFIG, key)).enumerate() {
@@ -115,7 +129,7 @@ impl Index {
         };
         report.add(match near {
             Some(near) => problem.hint(format!("did you mean {}?", quoted(near))),
-            None => problem,
+            None => problem.hint(self.all(what)),
         });
         None
     }

@@ -57,6 +57,8 @@ enum HostPlace<'c> {
 enum PathPlace<'c> {
     Exact(&'c str),
     Regex(&'c str),
+    /// Regexes that take all below a path: `/a/.*` is below `/a`.
+    Below(&'c str),
     /// Without a slash at its end, so that `/` is empty.
     Prefix(&'c str),
 }
@@ -189,7 +191,7 @@ fn has_path(condition: &Match) -> bool {
     let takes_none = match PathPlace::of(condition.path.as_ref()) {
         PathPlace::Prefix(prefix) => prefix.is_empty(),
         PathPlace::Regex(_) => true,
-        PathPlace::Exact(_) => false,
+        PathPlace::Exact(_) | PathPlace::Below(_) => false,
     };
     takes_none || condition.methods.is_empty() || !condition.methods.iter().all(is_connect)
 }
@@ -227,8 +229,27 @@ impl<'c> PathPlace<'c> {
     }
 
     fn len(self) -> usize {
-        let (PathPlace::Exact(text) | PathPlace::Regex(text) | PathPlace::Prefix(text)) = self;
-        text.len()
+        match self {
+            PathPlace::Exact(text) | PathPlace::Regex(text) => text.len(),
+            PathPlace::Prefix(text) | PathPlace::Below(text) => text.len(),
+        }
+    }
+
+    /// Of what this takes all, if it is a regex of which that can be told.
+    fn below(self) -> Option<PathPlace<'c>> {
+        let PathPlace::Regex(text) = self else { return None };
+        let literal = text.strip_suffix("/.*")?;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_~%:@!,;=&'".contains(&byte);
+        literal.bytes().all(is_plain).then_some(PathPlace::Below(literal))
+    }
+
+    /// The places of regexes that come before this and take whatever it takes.
+    fn regexes_before(self) -> impl Iterator<Item = PathPlace<'c>> {
+        let (text, all) = match self {
+            PathPlace::Prefix(prefix) => (prefix, Some(PathPlace::Regex(".*"))),
+            _ => ("", None),
+        };
+        text.match_indices('/').map(|(slash, _)| PathPlace::Below(&text[..slash])).chain(all)
     }
 
     /// Itself, and all others that take whatever this one takes, as far as that can be told.
@@ -236,7 +257,7 @@ impl<'c> PathPlace<'c> {
         let (text, whole) = match self {
             PathPlace::Exact(path) => (path, Some(PathPlace::Prefix(path))),
             PathPlace::Prefix(prefix) => (prefix, None),
-            PathPlace::Regex(_) => ("/", None),
+            PathPlace::Regex(_) | PathPlace::Below(_) => ("/", None),
         };
         let shorter = text.match_indices('/').map(|(slash, _)| PathPlace::Prefix(&text[..slash]));
         std::iter::once(self).chain(whole).chain(shorter)
@@ -244,6 +265,10 @@ impl<'c> PathPlace<'c> {
 }
 
 impl<'c> Place<'c> {
+    fn regexes_before(self) -> impl Iterator<Item = Place<'c>> {
+        self.path.regexes_before().map(move |path| Place { path, ..self })
+    }
+
     fn enclosing(self) -> impl Iterator<Item = Place<'c>> {
         self.host.enclosing().flat_map(move |host| {
             self.path.enclosing().map(move |path| Place { host, path, ..self })
@@ -358,6 +383,9 @@ fn compare<'c>(claims: &'c [Claim<'c>], routes: usize) -> Found<'c> {
     let mut places: HashMap<Place<'_>, Vec<&Claim<'_>>> = HashMap::new();
     for claim in claims {
         places.entry(claim.place).or_default().push(claim);
+        if let Some(path) = claim.place.path.below() {
+            places.entry(Place { path, ..claim.place }).or_default().push(claim);
+        }
     }
     for rivals in places.values_mut() {
         rivals.sort_unstable_by_key(|c| (Reverse(c.priority), c.rank(), c.route_name, c.index));
@@ -370,9 +398,10 @@ fn compare<'c>(claims: &'c [Claim<'c>], routes: usize) -> Found<'c> {
         let every = claim.condition.methods.is_empty().then_some(None);
         for method in named.chain(every) {
             let mut before = Before { claim, method, looks: &mut looks, losses: &mut losses };
-            // Among equals, only what stands in the same place comes first and takes as much.
+            // Among equals, only regexes and what stands in the same place come first and take as much.
             let many = if claim.priority < highest { usize::MAX } else { 1 };
-            let mut places_before = claim.place.enclosing().take(many);
+            let places_before = claim.place.regexes_before();
+            let mut places_before = places_before.chain(claim.place.enclosing().take(many));
             if !places_before.any(|place| before.is_whole_lost_in(&places, place)) {
                 reached[claim.route] = true;
             }
@@ -406,8 +435,15 @@ impl<'c> Before<'_, 'c> {
         let ours = (Reverse(loser.priority), loser.rank(), loser.route_name);
         for winner in rivals {
             let is_here = place == loser.place;
+            let is_prefix = matches!(loser.place.path, PathPlace::Prefix(_));
+            let is_regex = matches!(place.path, PathPlace::Regex(_) | PathPlace::Below(_));
             let theirs = (Reverse(winner.priority), winner.rank(), winner.route_name);
-            if if is_here { theirs >= ours } else { winner.priority <= loser.priority } {
+            let comes_first = match (is_here, is_prefix && is_regex) {
+                (true, _) => theirs < ours,
+                (false, true) => winner.priority >= loser.priority,
+                (false, false) => winner.priority > loser.priority,
+            };
+            if !comes_first {
                 return false;
             }
             *self.looks = self.looks.saturating_add(winner.looks(loser));
@@ -471,13 +507,21 @@ fn unreachable_problem(
         quoted(&route.name),
         quoted(winner.route_name),
         if winners.len() > 1 { " and others" } else { "" },
-        if winner.priority > route.priority { "the higher priority" } else { "the lesser name" },
+        match winner.place.path {
+            _ if winner.priority > route.priority => "the higher priority",
+            PathPlace::Regex(_) if !is_regex(route) => "its regex, which comes before any prefix",
+            _ => "the lesser name",
+        },
     );
     let (winner_span, _) = place_of_match(items, winner.route, winner.index);
     Problem::warning(span, message)
         .path(path)
         .related(winner_span, "takes its requests")
         .hint("make their conditions differ, or take one out")
+}
+
+fn is_regex(route: &Route) -> bool {
+    route.matches.iter().any(|condition| matches!(condition.path, Some(PathMatch::Regex(_))))
 }
 
 /// The match as it is written, or the name of a route that has none.

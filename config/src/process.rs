@@ -1,6 +1,7 @@
 //! The boot keys: who this proxy is, what it may use, and how it ends. They come from the file
 //! only and take a restart to change.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::diagnostic::quoted;
 use crate::name::{Name, name};
 use crate::reader::{list, or_none, text, word};
 use crate::report::{Complaint, Problem, Report};
-use crate::tree::Node as Tree;
+use crate::tree::{Node as Tree, Value};
 use crate::units::{count, duration, size};
 
 /// Who this proxy is.
@@ -279,6 +280,20 @@ pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
         fields.report.add(Problem::error(span, message).hint(hint));
         return None;
     }
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let Some(first) = known.insert(&token.name, index) else { continue };
+        let span = |index: usize| match fields.node("tokens").map(|list| &list.value) {
+            Some(Value::List(items)) => {
+                items.get(index).and_then(|item| item.get("name")).map_or(span, |name| name.span)
+            }
+            _ => span,
+        };
+        let message = format!("there are two tokens with the name {}", quoted(&token.name));
+        let problem = Problem::error(span(index), message).related(span(first), "the first one");
+        fields.report.add(problem.hint("audit lines tell who did what by these names"));
+        return None;
+    }
     if auth == Some(false) && !tokens.is_empty() {
         let message = "`auth: none` asks nobody for the tokens that are here";
         let span = fields.key_span("tokens").unwrap_or(span);
@@ -300,7 +315,13 @@ fn token(tree: &Tree, report: &mut Report<'_>) -> Option<Token> {
         })
     });
     let scopes = fields.get("scopes", |tree, report| {
-        list(tree, report, |tree, report| word(tree, report, &SCOPE))
+        let scopes = list(tree, report, |tree, report| word(tree, report, &SCOPE))?;
+        if scopes.is_empty() {
+            let message = "a token without a scope is good for nothing";
+            report.add(Problem::error(tree.span, message).hint("leave `scopes` out: it may read"));
+            return None;
+        }
+        Some(scopes)
     });
     let names = fields.get("names", |tree, report| {
         list(tree, report, |tree, report| text(tree, report, "a name", name_pattern))

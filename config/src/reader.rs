@@ -90,7 +90,12 @@ impl<'s> Report<'s> {
             return;
         }
         let mut given = entries.iter().filter(|e| object.one_of.contains(&e.key.as_str()));
-        let choice = object.one_of.join(" | ");
+        let is_built = |name: &&str| {
+            let key = object.keys.iter().find(|key| key.name == *name);
+            key.is_some_and(|key| !matches!(key.presence, Presence::NotYet))
+        };
+        let choice: Vec<&str> = object.one_of.iter().copied().filter(is_built).collect();
+        let choice = choice.join(" | ");
         match (given.next(), given.next()) {
             (Some(_), None) => {}
             (Some(first), Some(second)) => {

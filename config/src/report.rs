@@ -6,8 +6,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::source::{Sources, Span};
 
 /// More are counted, not kept: a file of a million mistakes has one cause. Warnings have the room
-/// that errors leave.
-const DIAGNOSTICS_MAX: usize = 100;
+/// that errors leave; how many are missing takes a place for each.
+const DIAGNOSTICS_MAX: usize = 98;
 
 /// One mistake on its way into the report.
 #[derive(Clone)]
@@ -80,6 +80,8 @@ pub(crate) struct Report<'s> {
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
     seen: HashSet<(u32, u32, String)>,
+    /// Of these values the reason why they are wrong was told.
+    told: Vec<Span>,
     /// Only errors are told now, and only of what somebody has written.
     only_written: bool,
     errors_not_kept: usize,
@@ -94,6 +96,7 @@ impl<'s> Report<'s> {
             errors: Vec::new(),
             warnings: Vec::new(),
             seen: HashSet::new(),
+            told: Vec::new(),
             only_written: false,
             errors_not_kept: 0,
             warnings_not_kept: 0,
@@ -112,6 +115,9 @@ impl<'s> Report<'s> {
         };
         if kept.len() >= DIAGNOSTICS_MAX {
             *not_kept += 1;
+            return;
+        }
+        if self.told.contains(&span) {
             return;
         }
         // A YAML alias brings the same mistake to several places.
@@ -133,6 +139,13 @@ impl<'s> Report<'s> {
         });
     }
 
+    /// Adds a problem that explains all others of the same value.
+    pub(crate) fn add_reason(&mut self, problem: Problem) {
+        let span = problem.span;
+        self.add(problem);
+        self.told.push(span);
+    }
+
     /// An error that is added now is only counted: no need to look for a good hint.
     pub(crate) fn is_full(&self) -> bool {
         self.errors.len() >= DIAGNOSTICS_MAX
@@ -151,17 +164,19 @@ impl<'s> Report<'s> {
         list.append(&mut self.warnings);
         let mut found = Diagnostics { list };
         found.sort();
-        for (count, what) in
-            [(self.errors_not_kept, "errors"), (self.warnings_not_kept, "warnings")]
-        {
+        let not_kept = [
+            (self.errors_not_kept, Severity::Error, "errors"),
+            (self.warnings_not_kept, Severity::Warning, "warnings"),
+        ];
+        for (count, severity, what) in not_kept {
             if count > 0
-                && let Some(last) = found.list.last_mut()
+                && let Some(last) = found.list.last()
             {
-                let more = format!("{count} more {what} are not shown");
-                last.hint = Some(match last.hint.take() {
-                    Some(hint) => format!("{hint}; {more}"),
-                    None => more,
-                });
+                let (message, path) = (format!("{count} more {what} are not shown"), String::new());
+                let (hint, related, excerpt) = (None, None, None);
+                let more =
+                    Diagnostic { severity, message, path, hint, related, excerpt, ..last.clone() };
+                found.list.push(more);
             }
         }
         found

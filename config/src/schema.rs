@@ -5,6 +5,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::config::CONFIG;
+use crate::defaults::LISTS;
 use crate::definition::{Key, Kind, Object, Presence};
 use crate::document::as_json;
 use crate::reader::default_node;
@@ -16,7 +17,24 @@ pub fn schema() -> Json {
     schema["title"] = json!("ringside config");
     // Ignored: anchors and annotations.
     schema["patternProperties"] = json!({ "^x-": {} });
+    schema["allOf"] = LISTS.map(|(key, list, _)| relax(&mut schema, key, list)).into();
     schema
+}
+
+/// What the items of a list need, they may have from `defaults`: so they need it where there are none.
+fn relax(schema: &mut Json, key: &str, list: &str) -> Json {
+    let items = &mut schema["properties"][list]["items"];
+    let mut needs = Map::new();
+    for need in ["required", "oneOf"] {
+        let taken = items.as_object_mut().and_then(|items| items.remove(need));
+        needs.extend(taken.map(|taken| (need.to_owned(), taken)));
+    }
+    items["required"] = json!(["name"]);
+    let has_defaults = json!({
+        "required": ["defaults"],
+        "properties": { "defaults": { "type": "object", "required": [key] } },
+    });
+    json!({ "if": has_defaults, "else": { "properties": { list: { "items": needs } } } })
 }
 
 /// How much of an object has to be there.
@@ -110,7 +128,12 @@ fn value(kind: &Kind, part: Part) -> Json {
             json!({ "type": ["array", "null"], "items": value(inner, Part::Whole) })
         }
         Kind::Object(inner) => object(inner, part),
-        Kind::Part(inner) => object(inner, Part::Some),
+        Kind::Part(inner) => {
+            let mut part = object(inner, Part::Some);
+            // Each has its own.
+            part["properties"].as_object_mut().map(|keys| keys.remove("name"));
+            part
+        }
     }
 }
 

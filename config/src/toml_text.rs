@@ -3,6 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::diagnostic::quoted;
 use crate::report::Problem;
 use crate::source::Span;
 use crate::tree::{Entry, Node, Style, Value};
@@ -14,7 +15,13 @@ pub(crate) fn read(file: u32, text: &str) -> Result<Node, Problem> {
     let table = DeTable::parse(text).map_err(|fault| {
         let at = fault.span().unwrap_or(0..0);
         let message = fault.message().lines().next().unwrap_or_default();
-        Problem::error(Span::new(file, at.start, at.end), format!("this is not TOML: {message}"))
+        let message = match text.get(at.clone()) {
+            Some(key) if message == "duplicate key" => {
+                format!("the key {} is there twice", quoted(key.trim()))
+            }
+            _ => format!("this is not TOML: {message}"),
+        };
+        Problem::error(Span::new(file, at.start, at.end), message)
     })?;
     Ok(Node { span: Span::top(file), value: map(file, table.into_inner()) })
 }

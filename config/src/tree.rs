@@ -78,6 +78,18 @@ impl Node {
         }
     }
 
+    /// Of all texts in it, keys too.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match &self.value {
+            Value::Null => 0,
+            Value::Scalar(scalar) => scalar.text.len(),
+            Value::List(items) => items.iter().map(Node::text_bytes).sum(),
+            Value::Map(entries) => {
+                entries.iter().map(|entry| entry.key.len() + entry.value.text_bytes()).sum()
+            }
+        }
+    }
+
     /// Shows every span of it.
     pub(crate) fn each_span(&self, look: &mut impl FnMut(Span)) {
         look(self.span);

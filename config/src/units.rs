@@ -39,6 +39,11 @@ const DURATION_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("m", 60_000),
 const SIZE_UNITS: &[(&str, u64)] =
     &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
+/// From the same text as in a config; an error is in words.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|complaint| complaint.message)
+}
+
 pub(crate) fn duration(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
     scalar(node, report, "a duration such as `5s`", |scalar| parse_duration(&scalar.text))
 }

@@ -10,7 +10,7 @@ use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError};
 
 use crate::diagnostic::quoted;
 use crate::report::Problem;
-use crate::source::Span;
+use crate::source::{SOURCE_BYTES_MAX, Span};
 use crate::tree::{Entry, Node, Scalar, Style, Value};
 
 /// Deeper than any config; the interface needs seven.
@@ -18,16 +18,28 @@ pub(crate) const NESTING_MAX: usize = 64;
 /// Keys and values of one text with its aliases followed: 100,000 routes of 40. Each takes about
 /// 100 bytes.
 pub(crate) const NODES_MAX: usize = 4_000_000;
+/// What aliases may add to that: somebody who saves writing by them, not somebody who makes a bomb.
+const ALIASED_NODES_MAX: usize = 500_000;
+/// The same in bytes of text.
+const ALIASED_BYTES_MAX: usize = SOURCE_BYTES_MAX;
 
-/// Reads one document. The first fault ends it: what follows would be guesses.
-pub(crate) fn read(file: u32, text: &str) -> Result<Node, Problem> {
+/// Reads one document. The first fault of its syntax ends it: what follows would be guesses. A key
+/// that is there twice is put to the `faults`, and its first value stands. `notation` is what the text
+/// is said to be.
+pub(crate) fn read(
+    file: u32,
+    text: &str,
+    notation: &str,
+    faults: &mut Vec<Problem>,
+) -> Result<Node, Problem> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str_with_options(text, options()) {
-        let (event, span) = event.map_err(|fault| syntax_problem(file, text, &fault))?;
+        let (event, span) = event.map_err(|fault| syntax_problem(file, text, notation, &fault))?;
         let start = span.start.byte_offset().unwrap_or(0);
         let end = span.end.byte_offset().unwrap_or(start);
         builder.take(event, Span::new(file, start, end))?;
     }
+    faults.append(&mut builder.faults);
     Ok(builder.root.unwrap_or(Node::null(Span::top(file))))
 }
 
@@ -58,12 +70,22 @@ enum Content {
 struct Key {
     text: String,
     span: Span,
-    is_merge: bool,
+    role: KeyRole,
+}
+
+enum KeyRole {
+    Usual,
+    /// `<<`
+    Merge,
+    /// It is there already; its value is dropped.
+    Second,
 }
 
 struct Anchored {
     node: Node,
     nodes: usize,
+    /// Of all texts in it.
+    bytes: usize,
     height: usize,
 }
 
@@ -73,7 +95,11 @@ struct Builder {
     root: Option<Node>,
     anchors: HashMap<usize, Anchored>,
     nodes: usize,
+    /// What aliases have added.
+    aliased_nodes: usize,
+    aliased_bytes: usize,
     documents: usize,
+    faults: Vec<Problem>,
 }
 
 impl Builder {
@@ -136,8 +162,18 @@ impl Builder {
         let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(Problem::error(span, "an anchor cannot be used inside of itself"));
         };
-        let (nodes, height) = (anchored.nodes, anchored.height);
+        let (nodes, bytes, height) = (anchored.nodes, anchored.bytes, anchored.height);
         self.charge(nodes, span)?;
+        self.aliased_nodes = self.aliased_nodes.saturating_add(nodes);
+        self.aliased_bytes = self.aliased_bytes.saturating_add(bytes);
+        if self.aliased_nodes > ALIASED_NODES_MAX || self.aliased_bytes > ALIASED_BYTES_MAX {
+            let message = format!(
+                "aliases may stand for at most {ALIASED_NODES_MAX} keys and values, and {} MiB",
+                ALIASED_BYTES_MAX >> 20
+            );
+            let hint = "name a service or put it into `defaults`, instead of copying it";
+            return Err(Problem::error(span, message).hint(hint));
+        }
         // The parser sees an alias as one level, whatever it stands for.
         if self.open.len() + height > NESTING_MAX {
             return Err(too_deep(span));
@@ -157,7 +193,8 @@ impl Builder {
             return Ok(());
         }
         self.charge(nodes, node.span)?;
-        self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, height });
+        let bytes = node.text_bytes();
+        self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, bytes, height });
         Ok(())
     }
 
@@ -181,9 +218,10 @@ impl Builder {
         match &mut open.content {
             Content::List(items) => items.push(node),
             Content::Map { entries, keys, key, merged } => match key.take() {
-                None => *key = Some(as_key(node, keys)?),
-                Some(Key { is_merge: true, span, .. }) => merge_source(node, span, merged)?,
-                Some(Key { text, span, .. }) => {
+                None => *key = Some(as_key(node, keys, &mut self.faults)?),
+                Some(Key { role: KeyRole::Merge, span, .. }) => merge_source(node, span, merged)?,
+                Some(Key { role: KeyRole::Second, .. }) => {}
+                Some(Key { text, span, role: KeyRole::Usual }) => {
                     entries.push(Entry { key: text, key_span: span, value: node });
                 }
             },
@@ -216,19 +254,29 @@ fn scalar_node(span: Span, text: &str, style: ScalarStyle) -> Node {
     }
 }
 
-fn as_key(node: Node, keys: &mut HashMap<String, Span>) -> Result<Key, Problem> {
+fn as_key(
+    node: Node,
+    keys: &mut HashMap<String, Span>,
+    faults: &mut Vec<Problem>,
+) -> Result<Key, Problem> {
     let span = node.span;
     let Value::Scalar(Scalar { text, style }) = node.value else {
         let message = format!("a key is a word, not {}", node.describe());
         return Err(Problem::error(span, message)
             .hint("a text that begins with `{`, `[` or `*` needs quotes"));
     };
-    let is_merge = text == "<<" && style == Style::Plain;
-    if let Some(first) = keys.insert(text.clone(), span) {
-        let message = format!("the key {} is there twice", quoted(&text));
-        return Err(Problem::error(span, message).related(first, "the first one"));
-    }
-    Ok(Key { text, span, is_merge })
+    let role = match keys.get(&text) {
+        Some(first) => {
+            let message = format!("the key {} is there twice", quoted(&text));
+            let problem = Problem::error(span, message).related(*first, "the first one");
+            faults.push(problem.hint("take one of them out"));
+            KeyRole::Second
+        }
+        None if text == "<<" && style == Style::Plain => KeyRole::Merge,
+        None => KeyRole::Usual,
+    };
+    keys.entry(text.clone()).or_insert(span);
+    Ok(Key { text, span, role })
 }
 
 /// What stands behind `<<`: a map, or a list of maps of which earlier ones win.
@@ -259,12 +307,12 @@ fn too_deep(span: Span) -> Problem {
     Problem::error(span, format!("a config nests at most {NESTING_MAX} levels deep"))
 }
 
-fn syntax_problem(file: u32, text: &str, fault: &ScanError) -> Problem {
+fn syntax_problem(file: u32, text: &str, notation: &str, fault: &ScanError) -> Problem {
     let at = fault.marker().byte_offset().unwrap_or(0);
     let span = Span::new(file, at, at);
     let problem = match fault.kind() {
         ErrorKind::RecursionLimitExceeded => return too_deep(span),
-        _ => Problem::error(span, format!("this is not YAML: {}", fault.info())),
+        _ => Problem::error(span, format!("this is not {notation}: {}", fault.info())),
     };
     match syntax_hint(text, at) {
         Some(hint) => problem.hint(hint),
@@ -286,6 +334,9 @@ fn syntax_hint(text: &str, at: usize) -> Option<&'static str> {
         bytes[from..line_start.saturating_sub(1).max(from)].iter().rposition(is_break);
     let start = line_before.map_or(from, |i| from + i + 1);
     let near = String::from_utf8_lossy(&bytes[start..line_end]);
+    if near.contains("regex") {
+        return Some("a regex needs quotes: `\"/[a-z]+\"`");
+    }
     if near.contains("[::") || near.contains("]:") {
         return Some("an IPv6 address needs quotes: `\"[::1]:8080\"`");
     }

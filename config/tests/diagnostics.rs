@@ -54,7 +54,7 @@ fn one_typo_is_one_error() {
         ("name: web, address", "nmae: web, address", "unknown key `nmae`"),
         ("listeners: [{", "listners: [{", "unknown key `listners`"),
         ("services: [{", "servces: [{", "unknown key `servces`"),
-        (", http: {}", "", "needs exactly one of http | tcp | detect"),
+        (", http: {}", "", "needs exactly one of http | tcp"),
         (
             "listeners: [{ name: web, address: 127.0.0.1:80, http: {} }]",
             "",

@@ -224,6 +224,44 @@ defaults:
 }
 
 #[test]
+fn a_key_that_is_there_twice_hides_nothing() {
+    let text = format!("{CONFIG}services: []\nworker: 2\n");
+    let document = Document::load(&[file("twice.yaml", &text)]).unwrap();
+    let found = document.check().unwrap_err();
+    let messages: Vec<&str> = found.iter().map(|found| &*found.message).collect();
+    assert_eq!(messages, ["the key `services` is there twice", "unknown key `worker` in a config"]);
+}
+
+#[test]
+fn a_variable_that_is_not_set_is_one_error() {
+    let text = "listeners: [{ name: web, address: \"${RINGSIDE_NOT_SET}\", http: {} }]\n\
+                shutdown: { grace: \"${RINGSIDE_NOT_SET:-${HOME}}\" }\n";
+    let found = Document::load(&[file("variables.yaml", text)]).unwrap().check().unwrap_err();
+    let messages: Vec<&str> = found.iter().map(|found| &*found.message).collect();
+    let nested = "a default is text, and has no variable in it";
+    assert_eq!(messages, ["the variable `RINGSIDE_NOT_SET` is not set", nested]);
+}
+
+#[test]
+fn the_rest_is_counted() {
+    let routes: String =
+        (0..300).map(|n| format!("  - {{ name: r{n}, zzz: 1, respond: {{}} }}\n")).collect();
+    let text = CONFIG.replace("routes:\n", &format!("routes:\n{routes}"));
+    let found = config::parse("a", &text, Format::Yaml).unwrap_err();
+    let last = &found.list[found.len() - 1];
+    assert_eq!((found.len(), &*last.message), (100, "300 more warnings are not shown"));
+    assert_eq!(found.list[98].message, "202 more errors are not shown");
+    assert_eq!(found.list[97].message, "unknown key `zzz` in a route");
+}
+
+/// A file of this process.
+fn file(name: &str, text: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("ringside-{}-{name}", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
 fn a_wrong_default_is_told_where_no_item_takes_it() {
     let check = |text: &str| config::parse("ringside.yaml", text, Format::Yaml);
     let base = "version: 1\nlisteners: [{ name: web, address: \"127.0.0.1:1\", http: {}, timeouts: { head: 1s } }]\n";

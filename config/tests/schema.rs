@@ -52,6 +52,26 @@ fn what_check_accepts_is_valid() {
 }
 
 #[test]
+fn what_items_need_they_may_have_from_defaults() {
+    let validator = validator();
+    let is_valid = |text: &str| {
+        let document = Document::parse("test", text.as_bytes(), Format::Yaml).unwrap();
+        let found = document.check();
+        let valid = validator.is_valid(&document.to_json());
+        assert_eq!(valid, found.is_ok(), "{text}: {:?}", found.err());
+        valid
+    };
+    let listeners = "listeners: [{ name: a }, { name: b, address: \"127.0.0.1:2\" }]\n";
+    let default = "{ address: \"127.0.0.1:1\", http: {} }";
+    assert!(is_valid(&format!("{listeners}defaults: {{ listener: {default} }}")));
+    assert!(!is_valid(listeners));
+    assert!(!is_valid(&format!("{listeners}defaults: {{ service: {{ connect_timeout: 1s }} }}")));
+    let listener = "listeners: [{ name: a, address: \"127.0.0.1:1\", http: {} }]\n";
+    assert!(is_valid(&format!("{listener}access_log: {{ output: logs/a.log }}")));
+    assert!(!is_valid(&format!("{listener}defaults: {{ service: {{ name: a }} }}")));
+}
+
+#[test]
 fn what_is_plainly_wrong_is_not() {
     let validator = validator();
     let base = r#"listeners: [{ name: web, address: "127.0.0.1:1", http: {} }]"#;

@@ -49,18 +49,9 @@ async fn livez<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
 
 /// 200 while this proxy wants traffic.
 async fn readyz<P: DataPlane>(extract::State(state): Shared<P>) -> Response {
-    let phase = *state.phase.borrow();
-    let newest = state.desired.newest();
-    let missing = state.desired.pushed.missing(&newest.loaded.config, state.started.into_std());
-    match phase.not_ready_because() {
-        None if state.desired.awaits_push() => {
-            unavailable("waiting for a config: PUT /v1/config, or `ringside push`")
-        }
-        None if let Some(service) = missing => {
-            unavailable(&format!("waiting for the endpoints of {service}"))
-        }
+    match state.not_ready_because() {
         None => "ready\n".into_response(),
-        Some(reason) => unavailable(reason),
+        Some(reason) => unavailable(&reason),
     }
 }
 

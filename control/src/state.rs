@@ -37,6 +37,19 @@ pub(crate) struct State<P> {
 }
 
 impl<P: DataPlane> State<P> {
+    /// Why this proxy wants no traffic, if it wants none.
+    pub(crate) fn not_ready_because(&self) -> Option<String> {
+        if let Some(reason) = self.phase.borrow().not_ready_because() {
+            return Some(reason.to_owned());
+        }
+        if self.desired.awaits_push() {
+            return Some("waiting for a config: PUT /v1/config, or `ringside push`".to_owned());
+        }
+        let newest = self.desired.newest();
+        let missing = self.desired.pushed.missing(&newest.loaded.config, self.started.into_std());
+        missing.map(|service| format!("waiting for the endpoints of {service}"))
+    }
+
     /// Makes live what was pushed to services before a restart, as old as it is.
     pub(crate) fn restore_endpoints(&self) {
         let Some(dir) = &self.desired.state_dir else { return };

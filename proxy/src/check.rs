@@ -17,7 +17,9 @@ pub enum Output {
 
 /// Whether text for people may be coloured.
 pub fn colours() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
+        && io::stderr().is_terminal()
 }
 
 /// Checks the files. 0 valid, 1 invalid, 2 could not read. `named`: also the files that they name.

@@ -33,9 +33,8 @@ pub struct Admin {
 
 /// What to push, and on what terms.
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 pub struct Push {
-    /// The config (YAML, TOML or JSON).
-    file: PathBuf,
     /// Say what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -43,20 +42,36 @@ pub struct Push {
     #[arg(long, value_name = "ETAG")]
     if_match: Option<String>,
     /// How long to wait until all workers have it.
-    #[arg(long, default_value = "5s", value_name = "DURATION")]
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration_text)]
     wait: String,
     #[command(flatten)]
     admin: Admin,
 }
 
+/// As it was written, if that is a duration.
+fn duration_text(text: &str) -> Result<String, String> {
+    config::parse_time(text).map(|_| text.to_owned())
+}
+
 /// 0 live on all workers, 1 refused, 2 nobody to ask or unreadable, 3 not yet on all workers.
-pub fn push(push: &Push) -> Result<ExitCode, String> {
-    let body = std::fs::read(&push.file)
-        .map_err(|error| format!("cannot read {}: {error}", push.file.display()))?;
-    let kind = match Format::of(&push.file) {
-        Format::Yaml => "application/yaml",
-        Format::Toml => "application/toml",
-        Format::Json => "application/json",
+pub fn push(files: &[PathBuf], push: &Push) -> Result<ExitCode, String> {
+    let (body, kind, file) = match files {
+        [file] if !file.is_dir() => {
+            let body = std::fs::read(file)
+                .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+            let kind = match Format::of(file) {
+                Format::Yaml => "application/yaml",
+                Format::Toml => "application/toml",
+                Format::Json => "application/json",
+            };
+            (body, kind, Some(file.as_path()))
+        }
+        // Several are one document. Where in them something is wrong is known here alone.
+        _ => {
+            let document = Document::load_for_push(files).map_err(in_words)?;
+            document.check().map_err(|found| in_words(Failure::Invalid(found)))?;
+            (document.to_json().to_string().into_bytes(), "application/json", None)
+        }
     };
     let reply = push.admin.ask(Question {
         method: Method::PUT,
@@ -65,7 +80,14 @@ pub fn push(push: &Push) -> Result<ExitCode, String> {
         if_match: push.if_match.clone(),
         ..Question::default()
     })?;
-    push.admin.tell_change(&reply, Some(&push.file))
+    push.admin.tell_change(&reply, file)
+}
+
+fn in_words(failure: Failure) -> String {
+    match failure {
+        Failure::Invalid(found) => format!("the config is invalid\n{}", found.render(colours())),
+        unreadable @ Failure::Unreadable { .. } => unreadable.to_string(),
+    }
 }
 
 /// Goes back to an earlier generation; the one before where none is named.
@@ -75,27 +97,31 @@ pub fn rollback(admin: &Admin, generation: Option<u64>) -> Result<ExitCode, Stri
 }
 
 /// What a file would change in what is live: 0 nothing, 1 something, 2 nobody to ask or unreadable.
-pub fn diff(admin: &Admin, file: &Path) -> Result<ExitCode, String> {
-    let document = Document::load(&[file.to_path_buf()]).map_err(|failure| match failure {
-        Failure::Invalid(found) => format!("the config is invalid\n{}", found.render(colours())),
-        unreadable @ Failure::Unreadable { .. } => unreadable.to_string(),
-    })?;
-    let live = admin.get("/v1/config")?;
-    let live = Document::parse("(live)", &live.body, Format::Json);
+pub fn diff(admin: &Admin, files: &[PathBuf]) -> Result<ExitCode, String> {
+    let document = Document::load(files).map_err(in_words)?;
+    document.check().map_err(|found| in_words(Failure::Invalid(found)))?;
+    let reply = admin.get("/v1/config")?;
+    admin.expect_ok(&reply)?;
+    let live = Document::parse("(live)", &reply.body, Format::Json);
     let live = live.map_err(|found| format!("admin sent no config: {found}"))?;
-    let changes = live.changes(&document);
+    // Boot keys that are left out mean what is running, as they do in a push.
+    let changes = live.changes(&live.replaced_by(&document));
     let mut out = io::stdout().lock();
     let written = match admin.output {
         Output::Json => {
             let list: Vec<Json> = changes
                 .iter()
-                .map(|change| json!({ "path": change.path, "change": change.what.as_str() }))
+                .map(|change| {
+                    let (path, what) = (&change.path, change.what.as_str());
+                    json!({ "path": path, "change": what, "needs_restart": change.needs_restart() })
+                })
                 .collect();
             writeln!(out, "{:#}", Json::from(list))
         }
-        Output::Text => changes
-            .iter()
-            .try_for_each(|change| writeln!(out, "{} {}", mark(change.what.as_str()), change.path)),
+        Output::Text => changes.iter().try_for_each(|change| {
+            let restart = if change.needs_restart() { " (needs a restart)" } else { "" };
+            writeln!(out, "{} {}{restart}", mark(change.what.as_str()), change.path)
+        }),
     };
     written.map_err(|error| error.to_string())?;
     Ok(ExitCode::from(u8::from(!changes.is_empty())))
@@ -104,7 +130,11 @@ pub fn diff(admin: &Admin, file: &Path) -> Result<ExitCode, String> {
 /// What runs: 0 ready, 1 not.
 pub fn status(admin: &Admin) -> Result<ExitCode, String> {
     let reply = admin.get("/v1/status")?;
+    admin.expect_ok(&reply)?;
     let status = json_of(&reply)?;
+    if status["generation"].is_null() {
+        return Err(format!("what answers at {} is not ringside's admin", admin.admin));
+    }
     match admin.output {
         Output::Json => admin.print(&status)?,
         Output::Text => print_status(&status).map_err(|error| error.to_string())?,
@@ -118,7 +148,9 @@ fn print_status(status: &Json) -> io::Result<()> {
     let unsaved = if status["unsaved"] == true { "  (unsaved: gone after a restart)" } else { "" };
     let uptime = status["uptime_s"].as_f64().unwrap_or_default();
     writeln!(out, "version     {}", text("version"))?;
-    writeln!(out, "phase       {}", text("phase"))?;
+    let why = text("not_ready_because");
+    let why = if why.is_empty() { why } else { format!(", not ready: {why}") };
+    writeln!(out, "phase       {}{why}", text("phase"))?;
     writeln!(out, "uptime      {uptime:.0} s")?;
     writeln!(out, "config      generation {}, etag {}{unsaved}", text("generation"), text("etag"))?;
     writeln!(out, "from        {}", text("origin"))?;
@@ -254,7 +286,8 @@ pub fn explain(
     let admin = Admin { admin: admin.clone(), token_file, output };
     let reply = admin.post("/v1/explain", question)?;
     if reply.status != 200 {
-        return admin.tell_problem(&reply, None);
+        // A question that is unclear has no answer; 1 is one.
+        return admin.tell_problem(&reply, None).map(|_| ExitCode::from(2));
     }
     let mut body = json_of(&reply)?;
     let text = body.as_object_mut().and_then(|body| body.remove("text"));
@@ -288,6 +321,17 @@ impl Admin {
                 "no answer from admin at {listen}: {error}; is it running, and is --admin right?"
             )
         })
+    }
+
+    /// Anything but a 200 is no answer.
+    fn expect_ok(&self, reply: &Reply) -> Result<(), String> {
+        if reply.status == 200 {
+            return Ok(());
+        }
+        let said: Json = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let [title, detail] = ["title", "detail"].map(|key| plain(&said[key]));
+        let (status, admin) = (reply.status, &self.admin);
+        Err(format!("{admin} answered {status} {title}: {detail}; is --admin right?"))
     }
 
     fn get(&self, path: &str) -> Result<Reply, String> {
@@ -324,8 +368,13 @@ impl Admin {
 
     /// Says what was refused and why; `file` is where the text came from.
     fn tell_problem(&self, reply: &Reply, file: Option<&Path>) -> Result<ExitCode, String> {
-        let body = json_of(reply)?;
+        let mut body = json_of(reply)?;
         if self.output == Output::Json {
+            for error in body["errors"].as_array_mut().into_iter().flatten() {
+                if let Some(file) = file.filter(|_| error["file"] == "(body)") {
+                    error["file"] = json!(file.display().to_string());
+                }
+            }
             self.print(&body)?;
             return Ok(ExitCode::from(1));
         }

@@ -146,7 +146,7 @@ causes! {
     NoEndpoint(Lack = Lack::Empty) => "no_endpoint" 503 Policy Some(Unavailable),
         "the service has no endpoint; give it some under `endpoints`";
     NoHealthyEndpoint => "no_healthy_endpoint" 503 Upstream Some(Unavailable),
-        "every endpoint is unhealthy or ejected; look at their logs";
+        "every endpoint is taken out; `ringside endpoints` says which, and puts one back";
     CircuitOpen => "circuit_open" 503 Policy Some(Unavailable),
         "the service's `circuit` is full; raise it or add replicas";
     QueueTimeout => "queue_timeout" 503 Policy Some(Unavailable),
@@ -407,7 +407,7 @@ impl Malformed {
                 ("bad_header_name", "a field name must be a token, directly followed by a colon")
             }
             BadHeaderValue => ("bad_header_value", "a field value may not hold control characters"),
-            MissingHost => ("missing_host", "an HTTP/1.1 request needs a Host field"),
+            MissingHost => ("missing_host", "the request needs a Host field"),
             SeveralHosts => ("several_hosts", "send exactly one Host field"),
             BadHost => ("bad_host", "Host must be a name or address with an optional port"),
             BadLength => ("bad_length", "Content-Length must be one decimal number"),
@@ -482,7 +482,7 @@ mod tests {
         for hint in causes.map(Cause::hint) {
             let commands = hint.split("`ringside ").skip(1);
             for command in commands.filter_map(|rest| rest.split([' ', '`']).next()) {
-                assert!(["run", "check", "demo"].contains(&command), "{hint}");
+                assert!(["run", "check", "demo", "endpoints"].contains(&command), "{hint}");
             }
         }
     }

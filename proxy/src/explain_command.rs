@@ -57,7 +57,11 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode, String> {
         Ok((name.trim().to_owned(), value.trim().to_owned()))
     });
     let headers: Vec<(String, String)> = headers.collect::<Result<_, String>>()?;
-    if let Some(admin) = &arguments.admin {
+    // Who names a config does not mean what runs, whatever the environment says.
+    let usual = std::env::var("RINGSIDE_ADMIN").ok().filter(|_| config.is_empty());
+    let usual = usual.map(|address| address.parse()).transpose();
+    let usual = usual.map_err(|error| format!("RINGSIDE_ADMIN: {error}"))?;
+    if let Some(admin) = &arguments.admin.clone().or(usual) {
         let question = json!({
             "method": method, "url": url, "headers": headers, "from": from, "listener": listener,
         });

@@ -62,7 +62,12 @@ enum Command {
     /// Say where a request would go, and why: 0 a route takes it, 1 none does, 2 could not be asked.
     Explain(explain_command::Arguments),
     /// Replace the config of a running ringside: 0 live, 1 refused, 2 could not be asked, 3 not yet live everywhere.
-    Push(client::Push),
+    Push {
+        #[command(flatten)]
+        files: Files,
+        #[command(flatten)]
+        push: client::Push,
+    },
     /// Go back to an earlier config; left out, to the one before.
     Rollback {
         generation: Option<u64>,
@@ -71,7 +76,8 @@ enum Command {
     },
     /// Say what a file would change in what is live: 0 nothing, 1 something, 2 could not be asked.
     Diff {
-        file: PathBuf,
+        #[command(flatten)]
+        files: Files,
         #[command(flatten)]
         admin: client::Admin,
     },
@@ -88,9 +94,9 @@ enum Command {
         /// What to wait for; there is only this.
         #[arg(long, required = true)]
         ready: bool,
-        /// Seconds to wait.
-        #[arg(long, default_value_t = 30)]
-        timeout: u64,
+        /// How long to wait; a number alone is seconds.
+        #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = patience)]
+        timeout: Duration,
         #[command(flatten)]
         admin: client::Admin,
     },
@@ -199,19 +205,24 @@ fn dispatch(command: Command) -> Result<ExitCode, String> {
         }
         Command::Schema => print(format!("{:#}\n", config::schema()).as_bytes()),
         Command::Explain(arguments) => explain_command::command(&arguments),
-        Command::Push(push) => client::push(&push),
+        Command::Push { files, push } => client::push(&files.all()?, &push),
         Command::Rollback { generation, admin } => client::rollback(&admin, generation),
-        Command::Diff { file, admin } => client::diff(&admin, &file),
+        Command::Diff { files, admin } => client::diff(&admin, &files.all()?),
         Command::Status(admin) => client::status(&admin),
         Command::Endpoints(arguments) => client::endpoints(&arguments),
         Command::Drain(admin) => client::set_aside(&admin, "drain"),
         Command::Undrain(admin) => client::set_aside(&admin, "undrain"),
-        Command::Wait { ready: _, timeout, admin } => {
-            client::wait(&admin, Duration::from_secs(timeout))
-        }
+        Command::Wait { ready: _, timeout, admin } => client::wait(&admin, timeout),
         Command::Demo { seconds } => demo::demo(seconds).map_err(|error| error.to_string()),
         Command::Completions { shell } => print(&manual::completions(Arguments::command(), shell)),
         Command::Man => print(&manual::page(Arguments::command())),
+    }
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => config::parse_time(text),
     }
 }
 

@@ -26,7 +26,7 @@ use foldhash::quality::SeedableRandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::http::host::strip_port;
+use crate::http::host::{Ipv6Text, strip_port};
 use crate::http::{cookie, query};
 use crate::http1::fields::Shown;
 use crate::prefixes::Prefixes;
@@ -231,6 +231,10 @@ impl Router {
     /// The host patterns that take this host, the best first.
     fn visit_hosts<'a>(&'a self, host: &[u8], mut visit: impl FnMut(&'a Paths)) {
         let host = strip_port(host);
+        // The root's dot says that a name is whole, and hardly anybody writes it.
+        let host = host.strip_suffix(b".").unwrap_or(host);
+        let mut spelled = Ipv6Text::default();
+        let host = if host.first() == Some(&b'[') { spelled.canonical(host) } else { host };
         let mut lower = [0; HOST_SIZE_MAX];
         // A longer host fits `any` alone.
         if let Some(lower) = lower.get_mut(..host.len()) {

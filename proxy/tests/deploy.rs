@@ -53,6 +53,22 @@ fn whoever_stops_ringside_waits_longer_than_it_drains() {
     }
 }
 
+/// Cargo reads the manifest of every member, so an image needs all of them, and what it is told.
+#[test]
+fn the_image_is_built_from_all_that_cargo_reads() {
+    let root = folder().join("..");
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+    let members: Vec<String> = serde_json::from_str(members).unwrap();
+    assert!(members.len() > 5);
+    let context = fs::read_to_string(root.join(".dockerignore")).unwrap();
+    let more = ["Cargo.toml", "Cargo.lock", ".cargo", "deploy/build"].map(str::to_owned);
+    for part in members.iter().chain(&more) {
+        assert!(context.lines().any(|line| line == format!("!{part}")), "{part} is not there");
+        assert!(root.join(part).exists());
+    }
+}
+
 #[test]
 fn the_page_names_every_file() {
     let page = fs::read_to_string(folder().join("README.md")).unwrap();

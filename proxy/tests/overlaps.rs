@@ -19,6 +19,9 @@ fn matches() -> impl Strategy<Value = String> {
         "path: { exact: /a/ }",
         "path: { exact: /a//b }",
         "path: { regex: \"/a.*\" }",
+        "path: { regex: \"/a/.*\" }",
+        "path: { regex: \"/.*\" }",
+        "path: { regex: \".*\" }",
     ]);
     let methods = prop::sample::select(vec![
         "",

@@ -17,10 +17,12 @@ pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Re
     let newest = state.desired.newest();
     let phase = *state.phase.borrow();
     let silent = state.plane.answers().await.err();
+    let not_ready = state.not_ready_because();
     json_response(&json!({
         "version": state.program.version,
         "phase": phase.name(),
-        "ready": phase.not_ready_because().is_none(),
+        "ready": not_ready.is_none(),
+        "not_ready_because": not_ready,
         "generation": newest.number,
         "generations_in_use": state.plane.generations_in_use(),
         "etag": newest.loaded.hash,

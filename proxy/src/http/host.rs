@@ -4,6 +4,7 @@
 //! that no client uses and that the next hop may read differently (`a,b` is what two Host fields
 //! become when somebody joins them).
 
+use std::io::Write as _;
 use std::net::Ipv6Addr;
 
 /// Whether `authority` is a host with an optional port: no userinfo, no path, no spaces, a port
@@ -25,6 +26,34 @@ pub fn strip_port(authority: &[u8]) -> &[u8] {
     match split_port(authority) {
         Some((host, _)) => host,
         None => authority,
+    }
+}
+
+/// Room for an IPv6 address in its one spelling (RFC 5952), in brackets.
+pub struct Ipv6Text {
+    room: [u8; 48],
+}
+
+impl Default for Ipv6Text {
+    fn default() -> Ipv6Text {
+        Ipv6Text { room: [0; 48] }
+    }
+}
+
+impl Ipv6Text {
+    /// The host, an IPv6 address in brackets, as the config has it; what is none stays what it is.
+    pub fn canonical<'t>(&'t mut self, host: &'t [u8]) -> &'t [u8] {
+        let inner = host.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]"));
+        let parsed = inner.and_then(|inner| str::from_utf8(inner).ok()?.parse::<Ipv6Addr>().ok());
+        let Some(address) = parsed else { return host };
+        let mut room = &mut self.room[..];
+        let before = room.len();
+        // It has at most 45 characters.
+        if write!(room, "[{address}]").is_err() {
+            return host;
+        }
+        let len = before - room.len();
+        &self.room[..len]
     }
 }
 
