@@ -19,6 +19,7 @@ use crate::diagnostic::{Diagnostics, quoted};
 use crate::environment::warn_of_variables;
 use crate::fingerprint::{fingerprint, of_texts};
 use crate::load::{Failure, Format, Loaded, Text, read, read_texts};
+use crate::process::{State, state_dir};
 use crate::reader::default_node;
 use crate::report::{Problem, Report};
 use crate::resting::Resting;
@@ -125,6 +126,12 @@ impl Document {
             return Ok(None);
         }
         Document::of_files(texts).map(Some)
+    }
+
+    /// What it says of `state_dir`, whatever is wrong with the rest.
+    pub fn state(&self) -> Option<State> {
+        let mut report = Report::new(&self.sources);
+        state_dir(self.tree.get("state_dir")?, &mut report)
     }
 
     /// Reads files and folders as [`Document::load`] does, but as a push: `${NAME}` stays what it is.

@@ -6,9 +6,9 @@ use crate::diagnostic::Diagnostics;
 use crate::document::Document;
 use crate::load::Format;
 use crate::reader::list;
-use crate::report::Report;
+use crate::report::{Problem, Report};
 use crate::service::{ENDPOINT, Endpoint, endpoint_list};
-use crate::tree::Node;
+use crate::tree::{Node, Value};
 use crate::units::number;
 
 /// A new set of endpoints, or what changes in the one that is there.
@@ -96,7 +96,14 @@ impl EndpointPush {
 fn replacement(node: &Node, report: &mut Report<'_>) -> Option<EndpointPush> {
     let mut fields = report.fields(node, &REPLACEMENT)?;
     let version = fields.get("version", version);
-    let endpoints = fields.get("endpoints", endpoint_list);
+    let endpoints = fields.get("endpoints", |node, report| match node.value {
+        Value::Null => {
+            let problem = Problem::error(node.span, "this is a list, not nothing");
+            report.add(problem.hint("write `[]` where there is to be no endpoint"));
+            None
+        }
+        _ => endpoint_list(node, report),
+    });
     let change = EndpointChange::Replace(endpoints?);
     Some(EndpointPush { version: version?, change })
 }

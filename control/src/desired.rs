@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -58,6 +59,8 @@ pub struct Initial {
     pub source: Source,
     /// Where it is kept, if anywhere.
     pub state: Option<StateDir>,
+    /// It came by a push, before a restart.
+    pub is_pushed: bool,
 }
 
 impl Initial {
@@ -73,6 +76,7 @@ impl Initial {
             files: Vec::new(),
             source: Source::File,
             state: None,
+            is_pushed: false,
             document,
         })
     }
@@ -82,6 +86,7 @@ impl Initial {
 pub(crate) struct Desired {
     files: Vec<PathBuf>,
     source: Source,
+    began_with_push: bool,
     pub(crate) state_dir: Option<StateDir>,
     /// Pushed endpoints are about to be written down.
     pub(crate) saves_endpoints: AtomicBool,
@@ -214,7 +219,8 @@ pub(crate) fn list(diagnostics: &Diagnostics) -> Json {
 
 impl Desired {
     pub(crate) fn new(initial: Initial, workers: usize, say: fn(fmt::Arguments<'_>)) -> Desired {
-        let Initial { document, loaded, origin, file_hash, files, source, state } = initial;
+        let Initial { document, loaded, origin, file_hash, files, source, state, is_pushed } =
+            initial;
         let (_, live) = watch::channel(workers);
         let applied_at = SystemTime::now();
         let (changes, loaded) = (Vec::new(), loaded.without_routes());
@@ -224,6 +230,7 @@ impl Desired {
         Desired {
             files,
             source,
+            began_with_push: is_pushed,
             state_dir: state,
             saves_endpoints: AtomicBool::new(false),
             say,
@@ -244,7 +251,7 @@ impl Desired {
 
     /// Whether there is nothing to serve before somebody pushes it.
     pub(crate) fn awaits_push(&self) -> bool {
-        self.source == Source::Push && self.newest().loaded.config.listeners.is_empty()
+        self.source == Source::Push && !self.began_with_push && self.newest().number == 1
     }
 
     /// Waits until nobody else changes anything.
@@ -384,12 +391,35 @@ impl<P: DataPlane> State<P> {
         terms: Terms,
         edit: impl FnOnce(&Document) -> Result<Document, Denial> + Send + 'static,
     ) -> Result<Outcome, Denial> {
-        let _turn = self.desired.turn.lock().await;
-        let changed = self.change_in_turn(terms, edit).await;
-        if let Err(denial) = &changed {
-            self.rejected(&denial.to_string());
+        let state = self.clone();
+        to_the_end(async move {
+            let _turn = state.desired.turn.lock().await;
+            let changed = state.change_in_turn(terms, edit).await;
+            if let Err(denial) = &changed {
+                state.rejected(&denial.to_string());
+            }
+            changed
+        })
+        .await
+    }
+
+    /// Keeps what the files said at start, once it is live: they may be no good at the next one.
+    pub(crate) async fn keep_files(self: Arc<Self>) {
+        let desired = &self.desired;
+        let Some(dir) = desired.state_dir.clone() else { return };
+        let _turn = desired.take_turn().await;
+        let newest = desired.newest();
+        if desired.source != Source::File || newest.number != 1 || !desired.began_with_files() {
+            return;
         }
-        changed
+        let (document, origin) = (newest.document.clone(), newest.origin.clone());
+        let kept = in_background(move || {
+            dir.write_config(&document.document(), &origin, false)?.put_in_place()
+        });
+        if let Err(error) = kept.await {
+            desired.say(format_args!("the config is live and not kept for a restart: {error}"));
+        }
+        self.given_back.notify_one();
     }
 
     async fn change_in_turn(
@@ -402,7 +432,7 @@ impl<P: DataPlane> State<P> {
         }
         let newest = self.desired.newest();
         if let Some(hashes) = &terms.if_match
-            && !hashes.contains(&newest.loaded.hash)
+            && !is_among(&newest.loaded.hash, hashes)
         {
             return Err(Denial::Stale(newest.loaded.hash.clone()));
         }
@@ -460,7 +490,9 @@ impl<P: DataPlane> State<P> {
             changes,
             live,
         });
-        self.desired.pushed.retain(&generation.loaded.config);
+        if self.desired.pushed.retain(&generation.loaded.config) {
+            self.save_endpoints_soon();
+        }
         self.desired.found.retain(&generation.loaded.config);
         self.desired.succeed(generation.clone(), self.plane.workers());
         let data = json!({
@@ -596,6 +628,22 @@ pub(crate) async fn look<T: Send + 'static>(
     in_background(move || look(document.document())).await
 }
 
+/// Whether a hash is one of those that are expected; `*` is any.
+pub(crate) fn is_among(hash: &str, expected: &[String]) -> bool {
+    expected.iter().any(|expected| expected == "*" || expected == hash)
+}
+
+/// Goes on even where nobody waits for it any more: a client that has left must not leave half of a
+/// change behind. A panic there is passed on.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// Runs on a thread that may block. A panic there is passed on.
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -619,7 +667,10 @@ impl fmt::Display for Denial {
                 write!(f, "{path}: {message}; {hint}")
             }
             Denial::NotSaved(error) => {
-                write!(f, "the state directory cannot be written: {error}; free some room there")
+                write!(
+                    f,
+                    "the state directory cannot be written: {error}; free some room there, or let it be written"
+                )
             }
             Denial::NotFound(what) => write!(f, "there is no {what}"),
         }

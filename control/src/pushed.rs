@@ -92,11 +92,15 @@ impl Pushed {
         self.sets().extend(accepted);
     }
 
-    /// Forgets the sets of services that are not there any more, or not pushed.
-    pub(crate) fn retain(&self, config: &Config) {
+    /// Forgets the sets of services that are not there any more, or not pushed. Says whether there
+    /// were any.
+    pub(crate) fn retain(&self, config: &Config) -> bool {
         let pushed = config.services.iter().filter(|s| matches!(s.source, Source::Pushed { .. }));
         let pushed: HashSet<&str> = pushed.map(|service| service.name.as_str()).collect();
-        self.sets().retain(|name, _| pushed.contains(&**name));
+        let mut sets = self.sets();
+        let before = sets.len();
+        sets.retain(|name, _| pushed.contains(&**name));
+        sets.len() < before
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Set> {

@@ -1,11 +1,12 @@
 //! What the handlers share: the data plane, the phase, the version, and how workers are told.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::auth::Guard;
@@ -17,8 +18,10 @@ use crate::thread::Program;
 
 /// Who listens to events holds a connection for long.
 pub(crate) const LISTENING_MAX: usize = 32;
-/// Pushed endpoints are written down this long after the first push that is not.
+/// Pushed endpoints are not written down more often.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// The pause after that failed.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 pub(crate) struct State<P> {
     pub(crate) plane: Arc<P>,
@@ -31,6 +34,8 @@ pub(crate) struct State<P> {
     pub(crate) guard: Guard,
     /// Workers have given something back that is to be freed.
     pub(crate) given_back: Notify,
+    /// When pushed endpoints were written down last; who does it holds it.
+    pub(crate) endpoints_saved: Mutex<Option<Instant>>,
     pub(crate) events: Events,
     /// Who may listen to them at a time.
     pub(crate) listening: Arc<Semaphore>,
@@ -105,7 +110,8 @@ impl<P: DataPlane> State<P> {
         Ok(live)
     }
 
-    /// Writes pushed endpoints down within a second: pushes may come a hundred times in one.
+    /// Writes pushed endpoints down: at once, or within a second of the last time, because pushes may
+    /// come a hundred times in one. What fails is tried again.
     pub(crate) fn save_endpoints_soon(self: &Arc<Self>) {
         if self.desired.state_dir.is_none()
             || self.desired.saves_endpoints.swap(true, Ordering::Relaxed)
@@ -114,19 +120,38 @@ impl<P: DataPlane> State<P> {
         }
         let state = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(SAVE_AFTER).await;
-            state.desired.saves_endpoints.store(false, Ordering::Relaxed);
-            let save = move || {
-                let sets = state.desired.pushed.to_json();
-                let dir = state.desired.state_dir.as_ref();
-                if let Some(Err(error)) = dir.map(|dir| dir.save_endpoints(&sets)) {
+            let mut failed = false;
+            loop {
+                let last = *state.endpoints_saved.lock().await;
+                tokio::time::sleep_until(last.map_or_else(Instant::now, |at| at + SAVE_AFTER))
+                    .await;
+                let saving = state.clone();
+                let saved = tokio::task::spawn_blocking(move || saving.save_endpoints()).await;
+                // A panic there was reported.
+                let Ok(Err(error)) = saved else { return };
+                if !std::mem::replace(&mut failed, true) {
                     state.desired.say(format_args!(
-                        "pushed endpoints are live and not kept for a restart: {error}"
+                        "pushed endpoints are live and not kept for a restart, which is tried again: \
+                         {error}"
                     ));
                 }
-            };
-            // Its end is nobody's business: what went wrong was said.
-            let _ = tokio::task::spawn_blocking(save).await;
+                tokio::time::sleep(SAVE_AGAIN).await;
+            }
         });
+    }
+
+    /// Writes pushed endpoints down if that is due. Blocks.
+    pub(crate) fn save_endpoints(&self) -> io::Result<()> {
+        let Some(dir) = &self.desired.state_dir else { return Ok(()) };
+        let mut last = self.endpoints_saved.blocking_lock();
+        if !self.desired.saves_endpoints.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        *last = Some(Instant::now());
+        let saved = dir.save_endpoints(&self.desired.pushed.to_json());
+        if saved.is_err() {
+            self.desired.saves_endpoints.store(true, Ordering::Relaxed);
+        }
+        saved
     }
 }

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use config::Auth;
 use serde_json::json;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::api;
@@ -93,6 +93,7 @@ pub fn start<P: DataPlane>(options: Options, plane: Arc<P>) -> io::Result<Contro
         desired,
         guard,
         given_back: Notify::new(),
+        endpoints_saved: Mutex::new(None),
         events: Events::default(),
         listening: Arc::new(Semaphore::new(LISTENING_MAX)),
     });
@@ -156,12 +157,16 @@ fn run<P: DataPlane>(
         tokio::spawn(dns::follow(state.clone()));
         tokio::spawn(tell_phases(state.clone()));
         tokio::spawn(state.clone().tidy_up());
+        tokio::spawn(state.clone().keep_files());
         tokio::select! {
             // An error is the drop of the sender, which means the same.
             _ = ended => {}
             () = reloads => {}
         }
     });
+    if let Err(error) = state.save_endpoints() {
+        state.desired.say(format_args!("pushed endpoints are not kept for a restart: {error}"));
+    }
 }
 
 /// Reads the files again when they may have changed, if they have the last word.

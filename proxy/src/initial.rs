@@ -20,7 +20,10 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
     let wanted = match (&overrides.state, &checked) {
         (Some(path), _) => State::In(path.clone()),
         (None, Ok(loaded)) => loaded.config.state.clone(),
-        (None, Err(_)) => State::Usual,
+        (None, Err(_)) => {
+            let said = read.as_ref().ok().and_then(Document::state);
+            said.unwrap_or(State::Usual)
+        }
     };
     let mut state = open(&wanted, overrides.source)?;
     if let (None, State::Usual, Ok(loaded)) = (&state, &wanted, &checked)
@@ -42,6 +45,7 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
         files: files.to_vec(),
         source: overrides.source,
         state,
+        is_pushed: false,
     };
     match overrides.source {
         Source::File => Ok(initial),
@@ -126,7 +130,7 @@ fn last_good(
         saved.origin,
         dir.path().display()
     ));
-    let Saved { document, origin, .. } = saved;
+    let Saved { document, origin, is_pushed, .. } = saved;
     Ok(Initial {
         document,
         loaded,
@@ -136,6 +140,7 @@ fn last_good(
         files: files.to_vec(),
         source: overrides.source,
         state,
+        is_pushed,
     })
 }
 
@@ -150,6 +155,7 @@ fn pushed_last(mut initial: Initial) -> Initial {
                 Ok(loaded) => {
                     initial.origin = format!("the last push: {}", saved.origin);
                     (initial.document, initial.loaded) = (document, loaded);
+                    initial.is_pushed = true;
                 }
                 Err(found) => say(format_args!(
                     "what was pushed last does not fit to the files any more, and is not used\n{found}"

@@ -4,6 +4,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use support::{Client, Message, Origin, Proxy, beside, config, config_file, echo_origin};
@@ -56,6 +57,91 @@ fn refused(reply: &Message, status: u16, title: &str) -> Json {
 
 fn route(name: &str, host: &str) -> Json {
     json!({ "name": name, "hosts": [host], "backends": [{ "service": "origin" }] })
+}
+
+#[test]
+fn a_client_that_leaves_does_not_leave_half_a_change() {
+    let proxy = start(echo_origin());
+    let hosts: Vec<String> = (0..20).map(|n| format!("host-{n}")).collect();
+    for host in &hosts {
+        let body = json!({ "hosts": [host], "respond": { "status": 204 } }).to_string();
+        let mut client = proxy.admin();
+        client.send(format!(
+            "PUT /v1/config/routes/{host} HTTP/1.1\r\nhost: localhost\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        drop(client);
+    }
+    // What control shows is what the workers do, for each of them.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let config = get(&proxy, "/v1/config");
+        let shown = config["routes"].as_array().unwrap().iter();
+        let shown: Vec<String> = shown.map(|route| route["name"].to_string()).collect();
+        let agree = hosts.iter().all(|host| {
+            let reply = proxy.connect().ask(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+            (reply.status() == 204) == shown.contains(&format!("\"{host}\""))
+        });
+        let metrics = proxy.metrics();
+        let generation =
+            format!("ringside_config_generation {}", get(&proxy, "/v1/status")["generation"]);
+        if agree && metrics.contains(&generation) && shown.len() > 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{shown:?}, {generation}");
+    }
+    proxy.says("audit: PUT /v1/config/routes/host-");
+}
+
+#[test]
+fn conditions_are_about_the_item() {
+    let proxy = start(echo_origin());
+    let item = json!({ "hosts": ["z"], "respond": { "status": 204 } });
+    let put =
+        |headers: &str, item: &Json| ask(&proxy, "PUT /v1/config/routes/z", headers, Some(item));
+    refused(&put("if-match: *\r\n", &item), 412, "stale");
+    let made = put("if-none-match: *\r\n", &item);
+    assert_eq!(made.status(), 200, "{made:?}");
+    refused(&put("if-none-match: *\r\n", &item), 412, "stale");
+    let read = ask(&proxy, "GET /v1/config/routes/z", "", None);
+    assert_eq!(made.header("etag"), read.header("etag"));
+    let mut other = item.clone();
+    other["respond"]["status"] = json!(205);
+    let condition = format!("if-match: {}\r\n", made.header("etag").unwrap());
+    assert_eq!(put(&condition, &other).status(), 200);
+    refused(&put(&condition, &item), 412, "stale");
+    assert_eq!(put("if-match: *\r\n", &item).status(), 200);
+}
+
+#[test]
+fn what_is_misspelt_is_not_done() {
+    let proxy = start(echo_origin());
+    let item = json!({ "hosts": ["z"], "respond": { "status": 204 } });
+    for query in ["dry-run=true", "dryrun=true", "x=1", "dry_run=yes"] {
+        let reply = ask(&proxy, &format!("PUT /v1/config/routes/z?{query}"), "", Some(&item));
+        assert_eq!(reply.status(), 400, "{query}: {reply:?}");
+    }
+    for request in ["PUT /v1/services/origin/endpoints", "POST /v1/endpoints"] {
+        let push = json!({ "version": 1, "endpoints": [] });
+        let reply = ask(&proxy, &format!("{request}?dry_run=true"), "", Some(&push));
+        refused(&reply, 400, "bad_query");
+    }
+    for body in ["{", "nonsense", "\u{1}"] {
+        let reply = ask_text(&proxy, "PUT /v1/config/routes/z", "", body);
+        refused(&reply, 400, "not_parseable");
+    }
+    // A name does not write lines of its own into the log.
+    let forged = "DELETE /v1/config/routes/x%0aringside:%20audit:%20PUT%20%1b[31m";
+    refused(&ask(&proxy, forged, "", None), 404, "not_found");
+    proxy.says("audit: DELETE /v1/config/routes/x\\nringside: audit: PUT \\u{1b}[31m: refused");
+    assert_eq!(get(&proxy, "/v1/status")["generation"], 1);
+    // Variables are put in where files are read.
+    let literal = json!({ "hosts": ["z"], "respond": { "status": 200, "body": "${HOME}" } });
+    let reply = json_of(&ask(&proxy, "PUT /v1/config/routes/z", "", Some(&literal)));
+    assert_eq!(reply["warnings"][0]["message"], "`${HOME}` stays as it is");
+    let answer = proxy.connect().ask("GET / HTTP/1.1\r\nhost: z\r\n\r\n");
+    assert_eq!(answer.body, b"${HOME}");
 }
 
 #[test]

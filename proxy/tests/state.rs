@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use support::{Message, Origin, Proxy, config, config_file, echo_origin};
@@ -84,6 +85,70 @@ fn a_bad_file_at_start_uses_the_last_good_config_loudly() {
     fs::remove_file(file).unwrap();
 }
 
+fn wait_for(file: &std::path::Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !file.exists() {
+        assert!(Instant::now() < deadline, "{} is not there", file.display());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_the_files_said_at_start_is_kept_too() {
+    let folder = Folder::new("kept-at-start");
+    // The folder is named by the file, not by the command line.
+    let text = setup() + &format!("state_dir: {}\n", folder.path());
+    let push = json!({ "respond": { "status": 204 }, "hosts": ["pushed"] }).to_string();
+    let proxy = Proxy::start("auto", &text);
+    wait_for(&folder.0.join("config.json"));
+    assert_eq!(ask(&proxy, "PUT /v1/config/routes/pushed", &push).status(), 200);
+    stop(proxy);
+    // A restart ends the push, also for what is good last.
+    let proxy = Proxy::start("auto", &text.replace("name: all", "name: every"));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !fs::read_to_string(folder.0.join("config.json")).unwrap().contains("every") {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    stop(proxy);
+    let proxy = Proxy::start("auto", &text.replace("service: origin", "service: orign"));
+    assert!(proxy.said.join("\n").contains("THE CONFIG IS NOT USED"));
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.metric_becomes(&["ringside_requests_total", r#"route="every""#], "1");
+    let gone = proxy.connect().ask("GET / HTTP/1.1\r\nhost: pushed\r\n\r\n");
+    assert_eq!(gone.status(), 200, "it is every's");
+    stop(proxy);
+}
+
+#[test]
+fn endpoints_that_were_pushed_just_before_the_end_are_kept() {
+    let folder = Folder::new("at-the-end");
+    let text = setup() + "  - { name: later, hosts: [later], backends: [{ service: later }] }\n";
+    let text = text.replace("services:\n", "services:\n  - { name: later, pushed: {} }\n");
+    let arguments = ["--state", folder.path()];
+    let proxy = Proxy::start_with(&text, &arguments);
+    let origin = echo_origin().to_string();
+    for version in 1..=5 {
+        let push = json!({ "version": version, "endpoints": [{ "address": origin }] }).to_string();
+        assert_eq!(ask(&proxy, "PUT /v1/services/later/endpoints", &push).status(), 200);
+    }
+    stop(proxy);
+    let proxy = Proxy::start_with(&text, &arguments);
+    let services = json_of(&ask(&proxy, "GET /v1/services", ""));
+    let later = services.as_array().unwrap().iter().find(|it| it["name"] == "later").unwrap();
+    assert_eq!(later["version"], 5);
+    // A service that is gone has none when it comes back.
+    for request in ["DELETE /v1/config/routes/later", "DELETE /v1/config/services/later"] {
+        assert_eq!(ask(&proxy, request, "").status(), 200);
+    }
+    stop(proxy);
+    let proxy = Proxy::start_with(&text, &arguments);
+    let services = json_of(&ask(&proxy, "GET /v1/services", ""));
+    let later = services.as_array().unwrap().iter().find(|it| it["name"] == "later").unwrap();
+    assert_eq!(later["version"], Json::Null);
+    stop(proxy);
+}
+
 #[test]
 fn a_push_is_back_after_a_restart_where_pushes_have_the_last_word() {
     let folder = Folder::new("pushes");
@@ -128,6 +193,8 @@ fn a_push_is_back_after_a_restart_where_pushes_have_the_last_word() {
 fn a_push_that_cannot_be_kept_is_refused() {
     let folder = Folder::new("full");
     let proxy = Proxy::start_with(&setup(), &["--state", folder.path()]);
+    // What it began with is kept by then.
+    wait_for(&folder.0.join("config.json"));
     // A disk on which nothing fits.
     symlink("/dev/full", folder.0.join("config.json.new")).unwrap();
     let route = json!({ "hosts": ["x"], "backends": [{ "service": "origin" }] }).to_string();

@@ -21,12 +21,26 @@ const WAIT_USUAL: Duration = Duration::from_secs(5);
 
 /// The query of a request that reads or changes the config.
 #[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Query {
     #[serde(default)]
     pub(super) dry_run: bool,
     #[serde(default)]
     pub(super) effective: bool,
     wait: Option<String>,
+}
+
+impl Query {
+    /// Of a request that has no dry run: better refused than done.
+    pub(super) fn refuse_dry_run(&self) -> Result<(), Problem> {
+        match self.dry_run {
+            true => {
+                let detail = "this has no dry run; config pushes have one";
+                Err(Problem::new(StatusCode::BAD_REQUEST, "bad_query", detail))
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -129,16 +143,18 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// The hashes of If-Match (RFC 9110 §13.1.1); `None` where anything will do.
+/// The hashes of If-Match (RFC 9110 §13.1.1), of which `*` is any; `None` where nothing is expected.
 pub(super) fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut given = headers.get_all(header::IF_MATCH).iter().peekable();
     given.peek()?;
     let tags = given.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
     let tags: Vec<&str> = tags.map(str::trim).collect();
-    match tags.contains(&"*") {
-        true => None,
-        false => Some(tags.iter().map(|tag| tag.trim_matches('"').to_owned()).collect()),
-    }
+    Some(tags.iter().map(|tag| tag.trim_matches('"').to_owned()).collect())
+}
+
+/// If-None-Match with `*`: only where there is none yet (RFC 9110 §13.1.2).
+pub(super) fn must_be_new(headers: &HeaderMap) -> bool {
+    headers.get(header::IF_NONE_MATCH).is_some_and(|value| value.as_bytes().trim_ascii() == b"*")
 }
 
 #[cfg(test)]
@@ -153,7 +169,7 @@ mod tests {
     fn conditions() {
         let tags = |values: &[&str]| if_match(&headers(header::IF_MATCH, values));
         assert_eq!(tags(&[]), None);
-        assert_eq!(tags(&["*"]), None);
+        assert_eq!(tags(&["*"]), Some(vec!["*".to_owned()]));
         assert_eq!(tags(&["\"a\", \"b\""]), Some(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(tags(&[""]), Some(vec![String::new()]), "matches nothing");
     }

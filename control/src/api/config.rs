@@ -10,11 +10,11 @@ use config::{Document, Format, Kind};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::body::{Query, Text, expect_json, format, if_match};
+use super::body::{Query, Text, expect_json, format, if_match, must_be_new};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::DataPlane;
-use crate::desired::{Denial, Outcome, Terms, changed, list, look};
+use crate::desired::{Denial, Outcome, Terms, changed, is_among, list, look, to_the_end};
 use crate::problem::Problem;
 use crate::state::State;
 
@@ -76,13 +76,28 @@ pub(super) async fn put_item<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     let (kind, format) = (parse_kind(&kind)?, format(&headers)?);
-    let origin = format!("PUT /v1/config/{kind}/{name}{}", caller.by());
-    let expected = if_match(&headers);
+    let origin = format!("PUT /v1/config/{kind}/{}{}", name.escape_debug(), caller.by());
+    let (expected, must_be_new) = (if_match(&headers), must_be_new(&headers));
+    let item = name.clone();
     let edit = move |running: &Document| {
         expect_item(running, kind, &name, expected)?;
+        if let Some((_, hash)) = running.item(kind, &name).filter(|_| must_be_new) {
+            return Err(Denial::Stale(hash));
+        }
+        Document::parse(BODY, &body, format).map_err(Denial::Unparseable)?;
         running.with_item(kind, &name, BODY, &body, format).map_err(Denial::Invalid)
     };
-    change(&state, &origin, &query, None, edit).await
+    let response = change(&state, &origin, &query, None, edit).await?;
+    if query.dry_run {
+        return Ok(response);
+    }
+    // The item's own, not the config's.
+    let newest = state.desired.newest();
+    let tag = look(&newest.document, move |document| document.item(kind, &item));
+    Ok(match tag.await {
+        Some((_, hash)) => tagged(response, &hash),
+        None => response,
+    })
 }
 
 /// `DELETE /v1/config/{kind}/{name}`
@@ -94,12 +109,13 @@ pub(super) async fn delete_item<P: DataPlane>(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let kind = parse_kind(&kind)?;
-    let origin = format!("DELETE /v1/config/{kind}/{name}{}", caller.by());
+    let shown = name.escape_debug().to_string();
+    let origin = format!("DELETE /v1/config/{kind}/{shown}{}", caller.by());
     let expected = if_match(&headers);
     let edit = move |running: &Document| {
         expect_item(running, kind, &name, expected)?;
         let without = running.without_item(kind, &name);
-        without.ok_or_else(|| Denial::NotFound(format!("{kind}/{name}")))
+        without.ok_or_else(|| Denial::NotFound(format!("{kind}/{shown}")))
     };
     change(&state, &origin, &query, None, edit).await
 }
@@ -202,8 +218,18 @@ async fn change<P: DataPlane>(
 ) -> Result<Response, Problem> {
     let wait = query.wait_or_usual()?;
     let terms = Terms { origin: origin.to_owned(), if_match, dry_run: query.dry_run };
-    let outcome = state.change(terms, edit).await;
-    match &outcome {
+    let (changing, origin) = (state.clone(), origin.to_owned());
+    let outcome = to_the_end(async move {
+        let outcome = changing.change(terms, edit).await;
+        audit(&changing, &origin, &outcome);
+        outcome
+    });
+    answer(state, outcome.await.map_err(problem)?, wait).await
+}
+
+/// Says what came of a change, and by whom it was.
+fn audit<P: DataPlane>(state: &State<P>, origin: &str, outcome: &Result<Outcome, Denial>) {
+    match outcome {
         Ok(Outcome::Tried { .. }) => {}
         Ok(Outcome::Unchanged(generation)) => state.desired.say(format_args!(
             "audit: {origin}: nothing new, generation {} stays",
@@ -226,7 +252,6 @@ async fn change<P: DataPlane>(
             state.desired.say(format_args!("audit: {origin}: refused: {first}"));
         }
     }
-    answer(state, outcome.map_err(problem)?, wait).await
 }
 
 async fn answer<P: DataPlane>(
@@ -278,7 +303,7 @@ fn expect_item(
 ) -> Result<(), Denial> {
     let Some(expected) = expected else { return Ok(()) };
     match running.item(kind, name) {
-        Some((_, hash)) if expected.contains(&hash) => Ok(()),
+        Some((_, hash)) if is_among(&hash, &expected) => Ok(()),
         Some((_, hash)) => Err(Denial::Stale(hash)),
         None => Err(Denial::Stale("none: it is not there".to_owned())),
     }

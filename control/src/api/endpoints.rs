@@ -34,6 +34,7 @@ pub(super) async fn put<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
+    query.refuse_dry_run()?;
     let push = EndpointPush::replacement(BODY, &body).map_err(|found| invalid(&found))?;
     apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
 }
@@ -48,6 +49,7 @@ pub(super) async fn patch<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
+    query.refuse_dry_run()?;
     let push = EndpointPush::edit(BODY, &body).map_err(|found| invalid(&found))?;
     apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
 }
@@ -61,6 +63,7 @@ pub(super) async fn post<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
+    query.refuse_dry_run()?;
     let pushes = EndpointPush::several(BODY, &body).map_err(|found| invalid(&found))?;
     apply(&state, &caller, pushes, query.wait_or_usual()?).await
 }
@@ -137,6 +140,7 @@ async fn set<P: DataPlane>(
     let address: Address = endpoint.parse().map_err(|why: String| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_endpoint", why)
     })?;
+    query.refuse_dry_run()?;
     let wait = query.wait_or_usual()?;
     let _turn = state.desired.take_turn().await;
     refuse_when_draining(&state)?;
@@ -219,7 +223,11 @@ async fn apply<P: DataPlane>(
 }
 
 fn invalid(found: &Diagnostics) -> Problem {
-    let is_syntax = found.list.iter().any(|one| one.message.starts_with("this is not JSON"));
+    let is_syntax = found.list.iter().any(|one| {
+        ["this is not JSON", "this byte is not UTF-8"]
+            .iter()
+            .any(|what| one.message.starts_with(what))
+    });
     let problem = match is_syntax {
         true => Problem::new(StatusCode::BAD_REQUEST, "not_parseable", "this is not JSON"),
         false => Problem::new(
