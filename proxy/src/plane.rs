@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, mem};
 
 use control::{Answer, DataPlane, EndpointState, Refusal, Silent};
@@ -19,6 +19,10 @@ use crate::telemetry::prometheus::{self, Facts};
 use crate::turn::Turn;
 use crate::views;
 use crate::worker::{AccessSink, Command, Crew, NewPlan, Worker};
+
+/// An address that was let go of is free within this time; looked at that often.
+const RELEASED_WITHIN: Duration = Duration::from_millis(500);
+const RELEASED_LOOK: Duration = Duration::from_millis(5);
 
 /// What control asks of the workers, and what it knows of them.
 pub struct Plane {
@@ -40,6 +44,8 @@ struct Live {
     plan: Arc<Plan>,
     /// In the order of the plan's listeners; none once the drain has begun.
     sockets: Vec<Open>,
+    /// Where the plan before listened and this one does not.
+    released: Vec<Address>,
     applied_at_s: f64,
 }
 
@@ -84,7 +90,8 @@ impl Plane {
         access: Arc<AccessWriter>,
         on_quit: Option<mpsc::Sender<Signal>>,
     ) -> Plane {
-        let live = Live { plan, sockets, applied_at_s: seconds_since_1970() };
+        let (applied_at_s, released) = (seconds_since_1970(), Vec::new());
+        let live = Live { plan, sockets, released, applied_at_s };
         let (live, returned) = (Mutex::new(live), Mutex::new(returned));
         let (earlier, on_quit) = (Mutex::default(), on_quit.map(Mutex::new));
         Plane { live, crew, returned, earlier, io_backend, io_reason, access, on_quit }
@@ -110,11 +117,28 @@ impl Plane {
             if let Some((_, open)) = known.find(|(name, open)| open.suits(listener, name)) {
                 return Ok(open.clone());
             }
-            let bound = ListenSocket::try_bind(&listener.address);
-            bound.map(|socket| Open::new(&listener.address, socket)).map_err(|error| Refusal {
-                path: format!("listeners.{}.address", listener.name),
-                message: format!("cannot listen on {}: {error}", listener.address),
-                hint: bind_hint(error.kind()).to_owned(),
+            let mut bound = ListenSocket::try_bind(&listener.address);
+            // Workers close what they let go of a moment later.
+            let patience = Instant::now() + RELEASED_WITHIN;
+            while bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+                && live.released.contains(&listener.address)
+                && Instant::now() < patience
+            {
+                std::thread::sleep(RELEASED_LOOK);
+                bound = ListenSocket::try_bind(&listener.address);
+            }
+            bound.map(|socket| Open::new(&listener.address, socket)).map_err(|error| {
+                let ours = |open: &&Open| overlaps(&open.asked, &listener.address);
+                let hint = match live.sockets.iter().find(ours) {
+                    Some(open) if error.kind() == io::ErrorKind::AddrInUse => format!(
+                        "ringside itself listens on {}, which is in the way: remove that first",
+                        open.asked
+                    ),
+                    _ => bind_hint(error.kind()).to_owned(),
+                };
+                let path = format!("listeners.{}.address", listener.name);
+                let message = format!("cannot listen on {}: {error}", listener.address);
+                Refusal { path, message, hint }
             })
         };
         plan.listeners.iter().map(open).collect()
@@ -178,11 +202,20 @@ impl Plane {
                 say(format_args!("listener {}: {}", listener.name, open.socket.address()));
             }
         }
-        let before = mem::replace(live, Live { plan, sockets, applied_at_s: seconds_since_1970() });
+        let gone = |old: &&Open| !sockets.iter().any(|open| open.socket.is_same(&old.socket));
+        let released = live.sockets.iter().filter(gone).map(|open| open.asked.clone()).collect();
+        let applied_at_s = seconds_since_1970();
+        let before = mem::replace(live, Live { plan, sockets, released, applied_at_s });
         let mut earlier = lock(&self.earlier);
         earlier.retain(|plan| plan.strong_count() > 0);
         earlier.push(Arc::downgrade(&before.plan));
     }
+}
+
+/// Both are the same port of this machine.
+fn overlaps(a: &Address, b: &Address) -> bool {
+    let (Some(a), Some(b)) = (a.ip(), b.ip()) else { return false };
+    a.port() == b.port() && a.port() != 0
 }
 
 /// What to check when an address cannot be listened on.

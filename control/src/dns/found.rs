@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use config::{Config, Dns, Endpoint, Source};
+use config::{Address, Config, Dns, Endpoint, Source};
+
+use super::lookup::Broken;
 
 /// The endpoints of a service, or in words why there are none.
-pub(super) type Heard = Result<Vec<Endpoint>, String>;
+pub(super) type Heard = Result<(Vec<Endpoint>, Option<Broken>), String>;
 
 /// What was found, by service.
 #[derive(Default)]
@@ -56,9 +58,26 @@ impl Found {
         }
         let known = services.get_mut(service).expect("it was put there");
         match heard {
-            Ok(endpoints) => {
+            Ok((mut endpoints, broken)) => {
                 known.succeeded += 1;
                 known.at = Some(SystemTime::now());
+                // Of what nobody can tell, what was found before stays.
+                let kept = broken.and_then(|broken| {
+                    let kept = known.endpoints.iter().filter(|old| is_v4(old) == broken.is_v4);
+                    let kept: Vec<Endpoint> = kept.cloned().collect();
+                    (!kept.is_empty()).then_some((broken.why, kept))
+                });
+                if let Some((why, kept)) = kept {
+                    let why = format!("{why}; the {} endpoints of that kind stay", kept.len());
+                    endpoints.extend(kept);
+                    endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+                    endpoints.dedup_by(|a, b| a.address == b.address);
+                    let changes = endpoints != known.endpoints;
+                    known.endpoints.clone_from(&endpoints);
+                    let say = (known.failure.as_ref() != Some(&why)).then(|| why.clone());
+                    known.failure = Some(why);
+                    return Follows { endpoints: changes.then_some(endpoints), say };
+                }
                 let is_back = known.failure.take().is_some();
                 let count = endpoints.len();
                 let changes = is_first || endpoints != known.endpoints;
@@ -131,8 +150,13 @@ impl Found {
     }
 }
 
+fn is_v4(endpoint: &Endpoint) -> bool {
+    matches!(&endpoint.address, Address::Ip(ip) if ip.is_ipv4())
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::lookup::Failure;
     use super::*;
 
     #[test]
@@ -142,7 +166,7 @@ mod tests {
         let address = "127.0.0.1:1".parse().unwrap();
         let endpoints = vec![Endpoint { address, weight: 1, labels: config::Labels::default() }];
         let hear = |heard: Result<&[Endpoint], &str>| {
-            let heard = heard.map(<[_]>::to_vec).map_err(str::to_owned);
+            let heard = heard.map(|found| (found.to_vec(), None)).map_err(str::to_owned);
             let follows = found.hear("a", &question, heard);
             (follows.endpoints, follows.say)
         };
@@ -159,5 +183,36 @@ mod tests {
         assert_eq!(said.unwrap(), "no answer; the 1 endpoints that were found before stay");
         assert_eq!(found.get("a").unwrap().at, Some(at), "its age is that of the answer");
         assert_eq!(hear(Ok(&endpoints)).0, None, "the workers have it");
+    }
+
+    #[test]
+    fn of_a_family_that_cannot_be_told_what_was_found_stays() {
+        let found = Found::default();
+        let question = Dns::Host { name: "a".to_owned(), port: 1 };
+        let endpoint = |address: &str| Endpoint {
+            address: address.parse().unwrap(),
+            weight: 1,
+            labels: config::Labels::default(),
+        };
+        let (v4, v6) = (endpoint("10.0.0.1:1"), endpoint("[fd00::1]:1"));
+        let why = Failure::Refused { name: "a".to_owned(), code: "SERVFAIL".to_owned() };
+        let broken = |is_v4| Some(Broken { is_v4, why: why.clone() });
+        let hear = |endpoints: &[&Endpoint], broken| {
+            let endpoints = endpoints.iter().map(|endpoint| (*endpoint).clone()).collect();
+            let follows = found.hear("a", &question, Ok((endpoints, broken)));
+            (follows.endpoints, follows.say)
+        };
+        // Where none were found, none are missed.
+        assert_eq!(hear(&[&v6], broken(true)), (Some(vec![v6.clone()]), None));
+        assert_eq!(hear(&[&v4, &v6], None).0, Some(vec![v4.clone(), v6.clone()]));
+        let (set, said) = hear(&[&v6], broken(true));
+        assert_eq!(set, None);
+        let said = said.unwrap();
+        assert!(said.ends_with("SERVFAIL; the 1 endpoints of that kind stay"), "{said}");
+        assert_eq!(hear(&[&v6], broken(true)), (None, None), "not said twice");
+        assert!(found.get("a").unwrap().failure.is_some());
+        let (set, said) = hear(&[&v6], None);
+        assert_eq!(set, Some(vec![v6]), "now it is told that there is none");
+        assert!(said.unwrap().starts_with("it is found again"));
     }
 }

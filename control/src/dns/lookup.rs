@@ -121,8 +121,21 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What was found, and how long it counts.
-type Answer<T> = Result<(T, Duration), Failure>;
+/// What was found.
+pub(super) struct Answer<T> {
+    pub(super) found: T,
+    /// How long it counts.
+    pub(super) ttl: Duration,
+    /// What could not be told beside it.
+    pub(super) broken: Option<Broken>,
+}
+
+/// Of one family of addresses nobody can tell whether there are any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) is_v4: bool,
+    pub(super) why: Failure,
+}
 
 impl Client {
     fn new(servers: ResolverConfig, mut options: ResolverOpts) -> Result<Client, Failure> {
@@ -137,14 +150,14 @@ impl Client {
     }
 
     /// The endpoints that the records say, sorted by address; never empty.
-    pub(super) async fn ask(&self, question: &Dns) -> Answer<Vec<Endpoint>> {
+    pub(super) async fn ask(&self, question: &Dns) -> Result<Answer<Vec<Endpoint>>, Failure> {
         let (Dns::Host { name, .. } | Dns::Srv { name }) = question;
         let answered = async {
             match question {
                 Dns::Host { name, port } => {
-                    let (ips, ttl) = self.addresses(name).await?;
-                    let addresses = ips.into_iter().map(|ip| (SocketAddr::new(ip, *port), 1));
-                    Ok((endpoints(addresses), ttl))
+                    let Answer { found, ttl, broken } = self.addresses(name).await?;
+                    let addresses = found.into_iter().map(|ip| (SocketAddr::new(ip, *port), 1));
+                    Ok(Answer { found: endpoints(addresses), ttl, broken })
                 }
                 Dns::Srv { name } => self.service(name).await,
             }
@@ -154,11 +167,17 @@ impl Client {
     }
 
     /// A and AAAA records: both are asked for, and one that fails does not take the other along.
-    async fn addresses(&self, name: &str) -> Answer<Vec<IpAddr>> {
+    async fn addresses(&self, name: &str) -> Result<Answer<Vec<IpAddr>>, Failure> {
         let (a, aaaa) = tokio::join!(
             self.resolver.lookup(name, RecordType::A),
             self.resolver.lookup(name, RecordType::AAAA),
         );
+        let broken = [(true, "A", &a), (false, "AAAA", &aaaa)].into_iter().find_map(|of| {
+            let (is_v4, kind, answer) = of;
+            let why = failure(name, kind, answer.as_ref().err()?);
+            let is_known = matches!(why, Failure::NoName(_) | Failure::NoRecords { .. });
+            (!is_known).then_some(Broken { is_v4, why })
+        });
         let (lookups, failures): (Vec<_>, Vec<_>) = [a, aaaa].into_iter().partition(Result::is_ok);
         let lookups: Vec<Lookup> = lookups.into_iter().flatten().collect();
         let ips = lookups.iter().flat_map(|lookup| lookup.answers()).filter_map(|r| ip(&r.data));
@@ -175,11 +194,11 @@ impl Client {
             let none = || Failure::NoRecords { name: name.to_owned(), kind: "A or AAAA" };
             return Err(worst.unwrap_or_else(none));
         }
-        Ok((ips, lookups.iter().map(ttl).min().unwrap_or_default()))
+        Ok(Answer { found: ips, ttl: lookups.iter().map(ttl).min().unwrap_or_default(), broken })
     }
 
     /// SRV records of the lowest priority number, and where their targets are.
-    async fn service(&self, name: &str) -> Answer<Vec<Endpoint>> {
+    async fn service(&self, name: &str) -> Result<Answer<Vec<Endpoint>>, Failure> {
         let none = || Failure::NoRecords { name: name.to_owned(), kind: "SRV" };
         let lookup = self.resolver.lookup(name, RecordType::SRV).await;
         let lookup = lookup.map_err(|error| failure(name, "SRV", &error))?;
@@ -200,6 +219,7 @@ impl Client {
                 places.entry(record.name.clone()).or_default().push(ip);
             }
         }
+        let mut broken = None;
         let mut asked = JoinSet::new();
         for srv in &records {
             if !places.contains_key(&srv.target) {
@@ -214,9 +234,10 @@ impl Client {
         while let Some(answered) = asked.join_next().await {
             let Ok((target, found)) = answered else { continue };
             match found {
-                Ok((ips, ttl)) => {
-                    counts = counts.min(ttl);
-                    places.insert(target, ips);
+                Ok(answer) => {
+                    counts = counts.min(answer.ttl);
+                    broken = broken.or(answer.broken);
+                    places.insert(target, answer.found);
                 }
                 // A target that is gone is no replica; one that cannot be told may be.
                 Err(Failure::NoName(_) | Failure::NoRecords { .. }) => {}
@@ -232,7 +253,7 @@ impl Client {
         if endpoints.is_empty() {
             return Err(Failure::NoRecords { name: name.to_owned(), kind: "A or AAAA" });
         }
-        Ok((endpoints, counts))
+        Ok(Answer { found: endpoints, ttl: counts, broken })
     }
 }
 

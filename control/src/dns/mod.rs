@@ -118,16 +118,17 @@ async fn ask(
             Err(why) => Err(why),
         };
         let pause = match &heard {
-            Ok((_, ttl)) => {
+            Ok(answer) => {
                 failures = 0;
-                (*ttl).clamp(min_ttl, max_ttl)
+                answer.ttl.clamp(min_ttl, max_ttl)
             }
             Err(_) => {
                 failures += 1;
                 pause_after(failures).max(min_ttl)
             }
         };
-        let heard = heard.map(|(endpoints, _)| endpoints).map_err(|failure| failure.to_string());
+        let heard = heard.map(|answer| (answer.found, answer.broken));
+        let heard = heard.map_err(|failure| failure.to_string());
         let news = News { service: service.clone(), question: question.clone(), heard };
         if tell.send(news).await.is_err() {
             return;
