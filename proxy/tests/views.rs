@@ -272,6 +272,16 @@ fn events_are_told_as_they_happen(io: &str) {
     let refused = ask(&proxy, "GET /v1/events", "");
     assert_eq!(refused.status(), 503, "{refused:?}");
     drop((back, stranger, more));
+    // Those who have left hold no place, also where nothing happens.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut client = proxy.admin();
+        client.send("GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        if client.until(b"\r\n\r\n").unwrap().starts_with(b"HTTP/1.1 200 ") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "their places are still taken");
+    }
 }
 
 fn explain_names_the_endpoint_that_comes_next(io: &str) {

@@ -8,8 +8,8 @@ use axum::body::{Body, Bytes};
 use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt as _;
 use http_body_util::channel::{Channel, Sender};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Shared;
@@ -40,7 +40,12 @@ pub(super) async fn events<P: DataPlane>(
     })?;
     let listener = state.events.listen(last);
     let (sender, body) = Channel::<Bytes, Infallible>::new(1);
-    tokio::spawn(send(state, listener, sender, seat));
+    tokio::spawn(send(state, listener, sender));
+    // Free again as soon as the connection ends, and not with the next event.
+    let body = body.map_frame(move |frame| {
+        let _held = &seat;
+        frame
+    });
     let kind = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     let mut response = (kind, Body::new(body)).into_response();
     response.extensions_mut().insert(Lasting);
@@ -52,7 +57,6 @@ async fn send<P: DataPlane>(
     state: Arc<State<P>>,
     mut listener: Listener,
     mut sender: Sender<Bytes>,
-    _seat: OwnedSemaphorePermit,
 ) {
     // The head goes out with it: a client sees at once that it listens.
     let mut text = ": listening\n\n".to_owned();
