@@ -239,12 +239,26 @@ fn prefix(node: &Node, report: &mut Report<'_>) -> Option<String> {
     text(node, report, "a path", parse_path).map(without_last_slash)
 }
 
+/// What is made, and not compared, has a port elsewhere.
+fn without(complaint: Complaint, given: &str) -> Complaint {
+    let port = given.rsplit_once(':').filter(|(host, port)| {
+        !host.contains(':') && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    match port {
+        Some((_, port)) => complaint
+            .hint(format!("a host is without a port; a redirect has its own key, `port: {port}`")),
+        None => complaint,
+    }
+}
+
 fn host(node: &Node, report: &mut Report<'_>) -> Option<String> {
-    text(node, report, "a host", |given| match parse_host(given)? {
-        HostPattern::Exact(host) => Ok(host),
-        HostPattern::Any | HostPattern::Wildcard(_) => {
-            let message = format!("{} is not one host", quoted(given));
-            Err(Complaint::new(message).hint("write it whole, without `*`"))
+    text(node, report, "a host", |given| {
+        match parse_host(given).map_err(|it| without(it, given))? {
+            HostPattern::Exact(host) => Ok(host),
+            HostPattern::Any | HostPattern::Wildcard(_) => {
+                let message = format!("{} is not one host", quoted(given));
+                Err(Complaint::new(message).hint("write it whole, without `*`"))
+            }
         }
     })
 }

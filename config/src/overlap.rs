@@ -168,7 +168,7 @@ fn claims_of<'c>(
     places.flat_map(move |(listener, host)| {
         let matches = route.matches.iter().enumerate().filter(move |(_, condition)| {
             let odd = condition.path.as_ref().is_some_and(|path| normal_form(path).is_some());
-            has_path(condition) && !(odd && normalizes[listener])
+            has_path(condition) && may_hold(condition) && !(odd && normalizes[listener])
         });
         matches.map(move |(at, condition)| Claim {
             place: Place {
@@ -182,6 +182,18 @@ fn claims_of<'c>(
             index: at,
             condition,
         })
+    })
+}
+
+/// Whether no condition says the opposite of another, as far as they are looked at.
+fn may_hold(condition: &Match) -> bool {
+    const LOOKED_AT: usize = 32;
+    let opposite = |a: &Condition, b: &Condition| {
+        a.negated != b.negated && a.name == b.name && a.test == b.test
+    };
+    [&condition.headers, &condition.cookies, &condition.query].into_iter().all(|list| {
+        let list = &list[..list.len().min(LOOKED_AT)];
+        list.iter().all(|one| !list.iter().any(|other| opposite(one, other)))
     })
 }
 
@@ -498,9 +510,12 @@ fn unreachable_problem(
     let span = name.map_or(Span::NOWHERE, |node| node.span);
     let path = format!("routes[{index}]");
     let Some(winner) = winners.first() else {
-        let message =
-            format!("the route {} can never match: CONNECT has no path", quoted(&route.name));
-        return Problem::warning(span, message).path(path).hint("take the `path` out");
+        let (why, hint) = match route.matches.iter().all(may_hold) {
+            true => ("CONNECT has no path", "take the `path` out"),
+            false => ("its conditions exclude each other", "take one of them out"),
+        };
+        let message = format!("the route {} can never match: {why}", quoted(&route.name));
+        return Problem::warning(span, message).path(path).hint(hint);
     };
     let message = format!(
         "the route {} can never match: all that it could take goes to {}{}, by {}",

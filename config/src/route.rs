@@ -414,14 +414,20 @@ fn host_fault(domain: &str) -> Option<&'static str> {
     if domain.contains("://") || domain.contains('/') {
         return Some("a host is without scheme and path");
     }
+    if domain.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Some("an IPv6 address stands in brackets: `\"[::1]\"`");
+    }
     if domain.contains(':') {
-        return Some("ports are ignored when hosts are compared: leave it out");
+        return Some("a host is without a port: requests are taken whatever theirs is");
     }
     if !domain.is_ascii() {
         return Some("write it as it stands in requests, in punycode: `xn--…`");
     }
     if domain.is_empty() || domain.len() > DOMAIN_BYTES_MAX || !domain.bytes().all(fits) {
         return Some("a host has letters, digits, `-`, `_` and dots, at most 253 of them");
+    }
+    if domain.ends_with('.') && !domain.ends_with("..") {
+        return Some("leave the last dot out: requests are taken with it and without");
     }
     domain.split('.').any(str::is_empty).then_some("there is nothing between two of its dots")
 }

@@ -36,6 +36,8 @@ fn matches() -> impl Strategy<Value = String> {
         "headers: [{ name: x, exact: a }]",
         "headers: [{ name: x, exact: a, not: true }]",
         "headers: [{ name: x, present: true }]",
+        "headers: [{ name: x, exact: a }, { name: x, exact: a, not: true }]",
+        "query: [{ name: q, present: true }, { name: q, present: false }]",
         "headers: [{ name: x, exact: a }, { name: y, present: false }]",
         "query: [{ name: q, exact: a }]",
         "cookies: [{ name: c, prefix: a }]",
