@@ -1,44 +1,29 @@
 //! Which of many texts a text begins with, on whole segments: `/api` begins `/api/x`, not `/apix`.
 //!
-//! A table of hashes. A text is hashed from its beginning, segment by segment, and wherever one ends the
-//! hash so far is looked for: as many steps as the deepest key has segments, whatever the keys are
-//! like and whatever a client sends. The longest key that is found knows the next shorter one that
-//! begins it, and so on. With many keys the time goes by in waiting for memory: so what is looked
-//! at on the way is eight bytes of each key, and a key and its text are waited for together.
-
-use std::hash::{BuildHasher as _, Hasher as _};
-
-use foldhash::quality::FixedState;
+//! A radix tree laid flat: the keys in one order, in which each stands before all that begin with it,
+//! and for each the next shorter key that begins it. Looking one up is a binary search and then a walk
+//! up. The search is among eight bytes of each key, those that follow what all have in common, and
+//! only then among texts, of which it never compares a byte again that is known to be equal: with many
+//! keys the time goes by in waiting for memory, and so little of it is needed. What it costs is set by
+//! the keys; of the text, no more is read than is equal to one of them.
 
 /// Keys, each with a value. Immutable.
 #[derive(Debug)]
 pub struct Prefixes<V> {
     separator: u8,
-    /// Bit n: a key has n separators. The last bit: that many or more.
-    depths: u64,
-    /// How many separators a key has at most.
-    deepest: usize,
-    /// Where in `places` each beginning of a hash begins, and where the last ends: one more than a
-    /// power of two. Empty if there are so few that they are all looked at.
-    starts: Box<[u32]>,
-    /// Of each key, in the order of their hashes.
-    places: Box<[Place]>,
-    /// In the order of `places`.
-    keys: Box<[Key<V>]>,
-    /// The texts of all keys.
+    /// So many bytes are the same in all keys.
+    shared: usize,
+    /// The texts of all keys, in their order.
     bytes: Box<[u8]>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// The end of the key's hash.
-    tag: u32,
-    /// Where in `bytes` its text begins.
-    start: u32,
+    /// Of each key, the [`digest`] of what follows.
+    digests: Box<[u64]>,
+    /// Ascending in the order of [`place`].
+    keys: Box<[Key<V>]>,
 }
 
 #[derive(Debug)]
 struct Key<V> {
+    start: usize,
     len: u32,
     /// The longest other key that this one begins with; [`NONE`] if there is none.
     parent: u32,
@@ -46,12 +31,6 @@ struct Key<V> {
 }
 
 const NONE: u32 = u32::MAX;
-/// So many keys have the beginning of their hashes in common. A cache line has eight places.
-const KEYS_PER_START: usize = 4;
-/// So few keys are looked for without `starts`.
-const FEW: usize = 16;
-/// Keys come from the config, so nobody outside chooses which of them collide.
-const HASHER: FixedState = FixedState::with_seed(0x7072_6566_6978_6573);
 
 impl<V> Default for Prefixes<V> {
     fn default() -> Prefixes<V> {
@@ -61,158 +40,151 @@ impl<V> Default for Prefixes<V> {
 
 impl<V> Prefixes<V> {
     /// No key is there twice. One that ends with a separator has an empty last segment.
-    pub fn new(entries: Vec<(Vec<u8>, V)>, separator: u8) -> Prefixes<V> {
-        let number = |count: usize| u32::try_from(count).expect("fewer than 2^32 bytes of keys");
-        let (mut depths, mut deepest) = (0, 0);
-        for (key, _) in &entries {
-            let depth = separators(key, separator).count();
-            depths |= depth_bit(depth);
-            deepest = deepest.max(depth);
-        }
-        let whole = |(key, value): (Vec<u8>, V)| {
-            let mut hash = 0;
-            hashes(&key, separator, depths, deepest, |of_more| hash = of_more);
-            (hash, key, value)
+    pub fn new(mut entries: Vec<(Vec<u8>, V)>, separator: u8) -> Prefixes<V> {
+        let order = |a: &[u8], b: &[u8]| {
+            let places = |key| <[u8]>::iter(key).map(|byte| place(*byte, separator));
+            places(a).cmp(places(b))
         };
-        let mut entries: Vec<(u64, Vec<u8>, V)> = entries.into_iter().map(whole).collect();
-        entries.sort_unstable_by_key(|(hash, ..)| *hash);
-        let count = (entries.len() / KEYS_PER_START).next_power_of_two();
-        let before = |start| entries.partition_point(|(hash, ..)| start_of(*hash, count) < start);
-        let starts = match entries.len() {
-            ..=FEW => Box::default(),
-            _ => (0..=count).map(|start| number(before(start))).collect(),
+        entries.sort_unstable_by(|(a, _), (b, _)| order(a, b));
+        let shared = match (entries.first(), entries.last()) {
+            // What these have in common, those between them have too.
+            (Some((first, _)), Some((last, _))) => common(first, last),
+            _ => 0,
         };
-        let bytes: Box<[u8]> = entries.iter().flat_map(|(_, key, _)| key).copied().collect();
+        let digests = entries.iter().map(|(key, _)| digest(&key[shared..], separator)).collect();
+        let bytes: Box<[u8]> = entries.iter().flat_map(|(key, _)| key).copied().collect();
+        let mut keys: Vec<Key<V>> = Vec::with_capacity(entries.len());
         let mut start = 0;
-        let place = |(hash, key, value): (u64, Vec<u8>, V)| {
-            let place = Place { tag: hash as u32, start: number(start) };
+        for (key, value) in entries {
+            // What the key before begins with, it too, or nothing between them does.
+            let mut parent = match keys.len() {
+                0 => NONE,
+                len => u32::try_from(len - 1).expect("fewer than 2^32 keys"),
+            };
+            while let Some(above) = keys.get(parent as usize) {
+                let above_key = &bytes[above.start..above.start + above.len as usize];
+                if key.starts_with(above_key) && is_whole(&key, above_key.len(), separator) {
+                    break;
+                }
+                parent = above.parent;
+            }
+            let len = u32::try_from(key.len()).expect("fewer than 2^32 bytes");
+            keys.push(Key { start, len, parent, value });
             start += key.len();
-            (place, Key { len: number(key.len()), parent: NONE, value })
-        };
-        let (places, keys): (Vec<Place>, Vec<Key<V>>) = entries.into_iter().map(place).unzip();
-        let (places, keys) = (places.into(), keys.into());
-        let mut prefixes = Prefixes { separator, depths, deepest, starts, places, keys, bytes };
-        for at in 0..prefixes.keys.len() {
-            let text = prefixes.text(at);
-            let begin = |other: usize| other != at && prefixes.begins(other, text);
-            prefixes.keys[at].parent = prefixes.longest(text, begin).map_or(NONE, number);
         }
-        prefixes
+        Prefixes { separator, shared, bytes, digests, keys: keys.into() }
     }
 
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// All values, in no order.
+    /// All values, in the keys' order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.keys.iter().map(|key| &key.value)
     }
 
-    /// All keys with their values, in no order.
+    /// All keys with their values, in the keys' order.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], &V)> {
-        (0..self.keys.len()).map(|at| (self.text(at), &self.keys[at].value))
+        self.keys.iter().map(|key| (self.text(key), &key.value))
+    }
+
+    fn text(&self, key: &Key<V>) -> &[u8] {
+        &self.bytes[key.start..key.start + key.len as usize]
     }
 
     /// The keys that `text` begins with, the longest first: their lengths and values. The empty key
     /// begins everything.
     #[inline]
     pub fn of<'a>(&'a self, text: &[u8]) -> impl Iterator<Item = (usize, &'a V)> {
-        // A key with the text's hash is nearly always the one that begins it.
-        let mut at = self.longest(text, |_| true);
-        if at.is_some_and(|at| !self.begins(at, text)) {
-            at = self.longest(text, |at| self.begins(at, text));
-        }
+        let (mut at, common) = self.last_not_after(text);
         std::iter::from_fn(move || {
-            let key = self.keys.get(at?)?;
-            at = Some(key.parent as usize);
-            Some((key.len as usize, &key.value))
+            while let Some(key) = self.keys.get(at as usize) {
+                at = key.parent;
+                let len = key.len as usize;
+                if len <= common && is_whole(text, len, self.separator) {
+                    return Some((len, &key.value));
+                }
+            }
+            None
         })
     }
 
-    /// Where the longest key is whose hash the text has at a boundary, and that is `wanted`.
+    /// The last key that does not come after `text`, and how many bytes they have in common. All that
+    /// begin the text begin this one too; [`NONE`] if none does.
     #[inline]
-    fn longest(&self, text: &[u8], wanted: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut longest = None;
-        hashes(text, self.separator, self.depths, self.deepest, |hash| {
-            let among = match &*self.starts {
-                [] => 0..self.places.len(),
-                starts => {
-                    let start = start_of(hash, starts.len() - 1);
-                    starts[start] as usize..starts[start + 1] as usize
-                }
+    fn last_not_after(&self, text: &[u8]) -> (u32, usize) {
+        let Some(rest) = text.get(self.shared..) else { return (NONE, 0) };
+        let wanted = digest(rest, self.separator);
+        let before = self.digests.partition_point(|digest| *digest < wanted);
+        // Nearly always none or one.
+        let alike = match &self.digests[before..] {
+            [first, second, ..] if *first == wanted && *second != wanted => 1,
+            [first, ..] if *first != wanted => 0,
+            rest => rest.partition_point(|digest| *digest == wanted),
+        };
+        let (mut low, mut high) = (before, before + alike);
+        let (mut common_low, mut common_high) = (0, 0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let key = self.text(&self.keys[middle]);
+            // What stands between two that are so far equal is equal as far.
+            let known = common_low.min(common_high);
+            let common = known + common(&key[known..], &text[known..]);
+            let is_after = match (key.get(common), text.get(common)) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(a), Some(b)) => place(*a, self.separator) > place(*b, self.separator),
             };
-            let tag = hash as u32;
-            let mut alike = among.filter(|at| self.places[*at].tag == tag && wanted(*at));
-            longest = alike.next().or(longest);
-        });
-        longest
-    }
-
-    fn begins(&self, at: usize, text: &[u8]) -> bool {
-        let key = self.text(at);
-        text.starts_with(key) && is_whole(text, key.len(), self.separator)
-    }
-
-    fn text(&self, at: usize) -> &[u8] {
-        &self.bytes[self.places[at].start as usize..][..self.keys[at].len as usize]
-    }
-}
-
-/// The hashes of what a text begins with, wherever a segment ends that may be the last of a key.
-#[inline]
-fn hashes(text: &[u8], separator: u8, depths: u64, deepest: usize, mut visit: impl FnMut(u64)) {
-    let mut hasher = HASHER.build_hasher();
-    let mut hashed = 0;
-    let mut end_at = |len: usize, depth: usize| {
-        if depths & depth_bit(depth) != 0 {
-            hasher.write(&text[hashed..len]);
-            hashed = len;
-            visit(hasher.finish());
+            match is_after {
+                true => (high, common_high) = (middle, common),
+                false => (low, common_low) = (middle + 1, common),
+            }
         }
-    };
-    let mut depth = 0;
-    if text.first().is_some_and(|first| *first != separator) {
-        end_at(0, depth);
-    }
-    for len in separators(text, separator) {
-        end_at(len, depth);
-        depth += 1;
-        if depth > deepest {
-            return;
+        let Some(last) = low.checked_sub(1) else { return (NONE, 0) };
+        if low == before {
+            common_low = common(self.text(&self.keys[last]), text);
         }
+        // Whatever is unlike what all begin with, none begins.
+        if common_low < self.shared { (NONE, 0) } else { (last as u32, common_low) }
     }
-    end_at(text.len(), depth);
 }
 
-/// Where a text has separators; eight bytes are looked at together.
-#[inline]
-fn separators(text: &[u8], separator: u8) -> impl Iterator<Item = usize> {
-    const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
-    let (mut words, mut next, mut found) = (text.chunks(8), 0, 0u64);
-    std::iter::from_fn(move || {
-        while found == 0 {
-            let word = words.next()?;
-            let mut bytes = [!separator; 8];
-            bytes[..word.len()].copy_from_slice(word);
-            // A byte that is a separator is zero now; its highest bit is set in what follows.
-            let unlike = u64::from_le_bytes(bytes) ^ u64::from_ne_bytes([separator; 8]);
-            found = !(((unlike & LOW) + LOW) | unlike | LOW);
-            next += 8;
+/// How many bytes are equal at the beginning.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    let mut len = 0;
+    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        let difference = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if difference != 0 {
+            return len + difference.trailing_zeros() as usize / 8;
         }
-        let at = next - 8 + found.trailing_zeros() as usize / 8;
-        found &= found - 1;
-        Some(at)
-    })
+        len += 8;
+    }
+    len + a[len..].iter().zip(&b[len..]).take_while(|(a, b)| a == b).count()
 }
 
-fn depth_bit(depth: usize) -> u64 {
-    1 << depth.min(63)
+/// The first eight bytes as a number, in the order of [`place`] as far as it goes: the lesser text never
+/// has the greater number.
+fn digest(text: &[u8], separator: u8) -> u64 {
+    // 0 is the end. The bytes 0 to 2, which hardly any text has, are not told apart.
+    const ODD: u8 = 2;
+    let digit = |byte: u8| if byte == separator { 1 } else { byte.max(ODD) };
+    let mut digits = [0; 8];
+    match text.first_chunk::<8>() {
+        Some(first) => digits = first.map(digit),
+        None => digits.iter_mut().zip(text).for_each(|(to, byte)| *to = digit(*byte)),
+    }
+    if digits.iter().fold(false, |any, digit| any | (*digit == ODD)) {
+        // What follows such a byte says nothing any more.
+        let odd = digits.iter().position(|digit| *digit == ODD);
+        digits[odd.map_or(8, |at| at + 1)..].fill(0);
+    }
+    u64::from_be_bytes(digits)
 }
 
-/// Which of so many beginnings a hash has; a power of two.
-fn start_of(hash: u64, count: usize) -> usize {
-    ((u128::from(hash) * count as u128) >> 64) as usize
+/// The separator comes before every other byte, so that what begins with a key follows it.
+fn place(byte: u8, separator: u8) -> u16 {
+    if byte == separator { 0 } else { u16::from(byte) + 1 }
 }
 
 /// Whether a segment ends at `len`.
@@ -260,28 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn a_text_with_the_hash_of_a_key_is_not_that_key() {
-        let tag = |text: &str| {
-            let mut tag = 0;
-            hashes(text.as_bytes(), b'/', depth_bit(1), 1, |hash| tag = hash as u32);
-            tag
-        };
-        let mut known = std::collections::HashMap::new();
-        let pair = (0..1_000_000).find_map(|n| {
-            let text = format!("/{n}");
-            let other = known.insert(tag(&text), text.clone())?;
-            Some((other, text))
-        });
-        let (key, text) = pair.expect("two of a million have 32 bits in common");
-        assert_eq!(found(&[&key], &key), [&*key]);
-        assert!(found(&[&key], &text).is_empty());
-        assert_eq!(found(&[&key, &text], &text), [&*text]);
-    }
-
-    #[test]
-    fn keys_may_be_deeper_than_there_are_bits() {
-        let deep = "/a".repeat(100);
-        let deeper = "/a".repeat(101);
+    fn keys_and_texts_may_be_deep() {
+        let (deep, deeper) = ("/a".repeat(100), "/a".repeat(101));
         assert_eq!(found(&[&deep, &deeper, "/a"], &deep), [&*deep, "/a"]);
         assert_eq!(found(&[&deep, &deeper], &"/a".repeat(5_000)), [&*deeper, &*deep]);
         assert!(found(&[&deep], &"/a".repeat(99)).is_empty());

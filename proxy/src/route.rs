@@ -1,10 +1,10 @@
 //! Which route a request takes.
 //!
 //! A [`Router`] is built once per plan from plain [`Route`]s and then only read. A look-up
-//! allocates nothing, and what it costs is set by the config: a hash for an exact host, and one for
-//! each depth that the wildcard hosts, or a host's paths, have ([`crate::prefixes`]). Each byte of host and
-//! path is compared about once, however many labels and segments a client makes of them.
-//! Conditions cost a pass over the headers or the query each, where host and path have led to them.
+//! allocates nothing, and what it costs is set by the config: a hash for an exact host, a binary
+//! search among the wildcard hosts and one among a host's paths. Each byte of host and path is
+//! compared about once, however many labels and segments a client makes of them. Conditions cost a
+//! pass over the headers or the query each, where host and path have led to them.
 //!
 //! The rules (INTERFACE.md): the highest `priority` first; then the best host, exact before the
 //! longest wildcard before any; then the best path, exact before a regex, the longer pattern first,
