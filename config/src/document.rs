@@ -252,17 +252,14 @@ impl Document {
         Document { tree: Arc::new(tree), ..self.clone() }
     }
 
-    /// With one item put in place of the one that has its name, or at the end. `text` is the item;
+    /// With one item put in place of the one that has its name, or at the end. `body` is the item;
     /// its `name` may be left out.
     pub fn with_item(
         &self,
         kind: Kind,
         name: &str,
-        source: &str,
-        text: &[u8],
-        format: Format,
+        body: &Document,
     ) -> Result<Document, Diagnostics> {
-        let body = Document::parse(source, text, format)?;
         let mut item = Node::clone(&body.tree);
         if let Value::Map(entries) = &mut item.value {
             match entries.iter().find(|entry| entry.key == "name").map(|entry| &entry.value) {
@@ -298,13 +295,7 @@ impl Document {
     }
 
     /// With everything that a batch says: `{put: {services: […]}, delete: {routes: [NAME]}}`.
-    pub fn with_batch(
-        &self,
-        source: &str,
-        text: &[u8],
-        format: Format,
-    ) -> Result<Document, Diagnostics> {
-        let body = Document::parse(source, text, format)?;
+    pub fn with_batch(&self, body: &Document) -> Result<Document, Diagnostics> {
         let mut report = body.report();
         let mut tree = Node::clone(&self.tree);
         let mut sources = Sources::clone(&self.sources);

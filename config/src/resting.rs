@@ -240,8 +240,8 @@ mod tests {
         let base = "services:\n  - { name: a, endpoints: [] }\n";
         let base = Document::parse("a", base.as_bytes(), Format::Yaml).unwrap();
         let item = b"{\"endpoints\": [{\"address\": \"10.0.0.1:80\"}]}";
-        let kind = crate::Kind::Services;
-        let both = base.with_item(kind, "b", "(body)", item, Format::Json).unwrap();
+        let item = Document::parse("(body)", item, Format::Json).unwrap();
+        let both = base.with_item(crate::Kind::Services, "b", &item).unwrap();
         let again = both.rest().document();
         assert_eq!(format!("{:?}", again.tree()), format!("{:?}", both.tree()));
         assert_eq!(again.text_hash(), both.text_hash());

@@ -19,6 +19,11 @@ fn document() -> Document {
     Document::parse("file.yaml", CONFIG.as_bytes(), Format::Yaml).unwrap()
 }
 
+/// What is pushed, under this name.
+fn body(name: &str, text: &str) -> Document {
+    Document::parse(name, text.as_bytes(), Format::Yaml).unwrap()
+}
+
 fn changes(from: &Document, to: &Document) -> Vec<(String, What)> {
     from.changes(to).into_iter().map(|change| (change.path, change.what)).collect()
 }
@@ -53,9 +58,7 @@ fn effective_has_the_defaults() {
 #[test]
 fn an_item_is_put_in_its_place_or_at_the_end() {
     let before = document();
-    let put = |name, body: &str| {
-        before.with_item(Kind::Services, name, "body", body.as_bytes(), Format::Json)
-    };
+    let put = |name, item: &str| before.with_item(Kind::Services, name, &body("body", item));
     let after = put("cart", r#"{"endpoints": [{"address": "10.9.9.9:80"}]}"#).unwrap();
     assert_eq!(changes(&before, &after), [("services/cart".to_owned(), What::Changed)]);
     let config = after.check().unwrap().config;
@@ -75,8 +78,8 @@ fn an_item_is_put_in_its_place_or_at_the_end() {
 #[test]
 fn mistakes_are_told_where_they_were_made() {
     let before = document();
-    let body = "{\n  \"endpoints\": [{\"address\": \"10.9.9.9:80\", \"wieght\": 1}]\n}";
-    let after = before.with_item(Kind::Services, "cart", "body", body.as_bytes(), Format::Json);
+    let item = "{\n  \"endpoints\": [{\"address\": \"10.9.9.9:80\", \"wieght\": 1}]\n}";
+    let after = before.with_item(Kind::Services, "cart", &body("body", item));
     let wrong = after.unwrap().check().unwrap_err();
     let [only] = &wrong.list[..] else { panic!("{wrong}") };
     assert_eq!((only.file.as_str(), only.line, only.column), ("body", 2, 44));
@@ -91,7 +94,10 @@ fn mistakes_are_told_where_they_were_made() {
 #[test]
 fn a_batch_is_whole_or_not_at_all() {
     let before = document();
-    let batch = |body: &str| before.with_batch("body", body.as_bytes(), Format::Yaml);
+    let batch = |text: &str| {
+        let body = Document::parse("body", text.as_bytes(), Format::Yaml)?;
+        before.with_batch(&body)
+    };
     let after = batch(
         "put: { services: [{ name: new, endpoints: [{ address: 10.1.1.1:80 }] }],
                 routes: [{ name: shop, backends: [{ service: new }] }] }
@@ -154,20 +160,13 @@ fn a_push_of_a_whole_config_keeps_what_is_read_at_start() {
 fn texts_of_old_pushes_are_not_kept() {
     let mut document = document();
     for round in 0..1_000 {
-        let body = format!(r#"{{"endpoints": [{{"address": "10.0.0.1:{}"}}]}}"#, 1_000 + round);
-        document = document
-            .with_item(
-                Kind::Services,
-                "cart",
-                &format!("body {round}"),
-                body.as_bytes(),
-                Format::Json,
-            )
-            .unwrap();
+        let item = format!(r#"{{"endpoints": [{{"address": "10.0.0.1:{}"}}]}}"#, 1_000 + round);
+        let item = body(&format!("body {round}"), &item);
+        document = document.with_item(Kind::Services, "cart", &item).unwrap();
     }
     assert!(document.texts() <= 257, "{}", document.texts());
-    let body = r#"{"endpoints": [{"address": "no"}]}"#;
-    let wrong = document.with_item(Kind::Services, "shop", "last", body.as_bytes(), Format::Json);
+    let item = body("last", r#"{"endpoints": [{"address": "no"}]}"#);
+    let wrong = document.with_item(Kind::Services, "shop", &item);
     let wrong = wrong.unwrap().check().unwrap_err();
     assert_eq!(wrong.list[0].file, "last");
     let wrong = document.without_item(Kind::Services, "cart").unwrap().check().unwrap_err();

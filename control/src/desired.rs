@@ -385,22 +385,19 @@ impl Desired {
 }
 
 impl<P: DataPlane> State<P> {
-    /// Makes a change to what is live. `edit` makes the new document of the one that is.
+    /// Makes a change to what is live. `edit` makes the new document of the one that is. To be run
+    /// [`to_the_end`] by whoever may leave: dropped halfway, the workers have what nobody knows of.
     pub(crate) async fn change(
         self: &Arc<Self>,
         terms: Terms,
         edit: impl FnOnce(&Document) -> Result<Document, Denial> + Send + 'static,
     ) -> Result<Outcome, Denial> {
-        let state = self.clone();
-        to_the_end(async move {
-            let _turn = state.desired.turn.lock().await;
-            let changed = state.change_in_turn(terms, edit).await;
-            if let Err(denial) = &changed {
-                state.rejected(&denial.to_string());
-            }
-            changed
-        })
-        .await
+        let _turn = self.desired.turn.lock().await;
+        let changed = self.change_in_turn(terms, edit).await;
+        if let Err(denial) = &changed {
+            self.rejected(&denial.to_string());
+        }
+        changed
     }
 
     /// Keeps what the files said at start, once it is live: they may be no good at the next one.

@@ -212,10 +212,11 @@ impl Plane {
     }
 }
 
-/// Both are the same port of this machine.
+/// Whoever has one of the two has the other as well, or a part of it.
 fn overlaps(a: &Address, b: &Address) -> bool {
     let (Some(a), Some(b)) = (a.ip(), b.ip()) else { return false };
-    a.port() == b.port() && a.port() != 0
+    let shares_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && shares_ip
 }
 
 /// What to check when an address cannot be listened on.

@@ -84,8 +84,8 @@ pub(super) async fn put_item<P: DataPlane>(
         if let Some((_, hash)) = running.item(kind, &name).filter(|_| must_be_new) {
             return Err(Denial::Stale(hash));
         }
-        Document::parse(BODY, &body, format).map_err(Denial::Unparseable)?;
-        running.with_item(kind, &name, BODY, &body, format).map_err(Denial::Invalid)
+        let body = Document::parse(BODY, &body, format).map_err(Denial::Unparseable)?;
+        running.with_item(kind, &name, &body).map_err(Denial::Invalid)
     };
     let response = change(&state, &origin, &query, None, edit).await?;
     if query.dry_run {
@@ -131,8 +131,8 @@ pub(super) async fn batch<P: DataPlane>(
     expect_json(&headers)?;
     let edit = move |running: &Document| {
         // What is not JSON is not parseable; what is no batch is invalid.
-        Document::parse(BODY, &body, Format::Json).map_err(Denial::Unparseable)?;
-        running.with_batch(BODY, &body, Format::Json).map_err(Denial::Invalid)
+        let body = Document::parse(BODY, &body, Format::Json).map_err(Denial::Unparseable)?;
+        running.with_batch(&body).map_err(Denial::Invalid)
     };
     let origin = format!("POST /v1/config/batch{}", caller.by());
     change(&state, &origin, &query, if_match(&headers), edit).await
