@@ -1,7 +1,7 @@
 //! `defaults`: what every listener, service or route has that does not say otherwise.
 //!
 //! Merged into the tree before it is checked, key by key; a list, and a choice of one key among
-//! several, is replaced whole. What comes from there is wrong there, also where no item takes it:
+//! several, is replaced whole, and what only goes with another choice is left out. What comes from there is wrong there, also where no item takes it:
 //! values keep their places, and each part is read once as an item of its own.
 
 use crate::definition::{Key, Kind, Object, Presence};
@@ -123,9 +123,14 @@ fn merge(item: &mut Node, defaults: &Node, object: &Object) {
             }
             continue;
         }
-        let is_choice = object.one_of.contains(&key.name);
-        let has_chosen = entries.iter().any(|entry| object.one_of.contains(&entry.key.as_str()));
-        if !(is_choice && has_chosen) && key.name != "name" {
+        let chosen = |entry: &&Entry| object.one_of.contains(&entry.key.as_str());
+        let chosen = entries.iter().find(chosen).map(|entry| entry.key.as_str());
+        let fits = match chosen {
+            Some(choice) if object.one_of.contains(&key.name) => choice == key.name,
+            Some(choice) => key.only_with.is_none_or(|wanted| wanted == choice),
+            None => true,
+        };
+        if fits && key.name != "name" {
             entries.push(default.clone());
         }
     }

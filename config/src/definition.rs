@@ -20,6 +20,8 @@ pub(crate) struct Key {
     pub(crate) presence: Presence,
     /// One sentence for the reference.
     pub(crate) about: &'static str,
+    /// Of the object's choices, the one without which this means nothing.
+    pub(crate) only_with: Option<&'static str>,
 }
 
 #[derive(Clone, Copy)]
@@ -66,7 +68,7 @@ pub(crate) enum Kind {
 
 impl Key {
     pub(crate) const fn required(name: &'static str, kind: Kind, about: &'static str) -> Key {
-        Key { name, kind, presence: Presence::Required, about }
+        Key { name, kind, presence: Presence::Required, about, only_with: None }
     }
 
     pub(crate) const fn default(
@@ -75,15 +77,19 @@ impl Key {
         default: &'static str,
         about: &'static str,
     ) -> Key {
-        Key { name, kind, presence: Presence::Default(default), about }
+        Key { presence: Presence::Default(default), ..Key::required(name, kind, about) }
     }
 
     pub(crate) const fn optional(name: &'static str, kind: Kind, about: &'static str) -> Key {
-        Key { name, kind, presence: Presence::Optional, about }
+        Key { presence: Presence::Optional, ..Key::required(name, kind, about) }
     }
 
     pub(crate) const fn not_yet(name: &'static str) -> Key {
-        Key { name, kind: Kind::Text, presence: Presence::NotYet, about: "" }
+        Key { presence: Presence::NotYet, ..Key::required(name, Kind::Text, "") }
+    }
+
+    pub(crate) const fn only_with(self, choice: &'static str) -> Key {
+        Key { only_with: Some(choice), ..self }
     }
 }
 

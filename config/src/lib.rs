@@ -38,6 +38,7 @@
 mod access_log;
 mod action;
 mod address;
+mod circles;
 mod condition;
 mod config;
 mod defaults;
@@ -93,7 +94,7 @@ pub use listener::{
 };
 pub use load::{Failure, Format, Loaded, load, parse};
 pub use name::Name;
-pub use path::normalize as normalize_path;
+pub use path::normal_path;
 pub use process::{
     Admin, Auth, Io, Limits, Node, Pin, Probes, Scope, Shutdown, State, Token, WORKERS_MAX, Workers,
 };

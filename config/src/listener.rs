@@ -126,15 +126,18 @@ pub(crate) const LISTENER: Object = Object {
         Key::not_yet("intercept"),
         Key::not_yet("proxy_protocol"),
         Key::not_yet("authorization"),
-        Key::default("forwarded", Kind::Object(&FORWARDED), "{}", "Forwarding headers."),
-        Key::default("timeouts", Kind::Object(&TIMEOUTS), "{}", "How long it waits for clients."),
+        Key::default("forwarded", Kind::Object(&FORWARDED), "{}", "Forwarding headers.")
+            .only_with("http"),
+        Key::default("timeouts", Kind::Object(&TIMEOUTS), "{}", "How long it waits for clients.")
+            .only_with("http"),
         Key::default("limits", Kind::Object(&LIMITS), "{}", "Limits of this listener."),
         Key::default(
             "expose_causes",
             Kind::Word(&EXPOSE_CAUSES),
             "name",
             "What `x-ringside-cause` tells clients.",
-        ),
+        )
+        .only_with("http"),
     ],
 };
 
@@ -153,7 +156,7 @@ pub(crate) const HTTP: Object = Object {
             "normalize_path",
             Kind::Word(&TRUTH),
             "true",
-            "Routes compare and upstreams get the path without dot segments, doubled slashes and needless escapes.",
+            "Routes compare and upstreams get the path in one spelling (RFC 3986 §6.2.2): without dot segments, doubled slashes and needless escapes, what needs an escape with one, in capitals. `%2f` stays as it was sent.",
         ),
         Key::optional(
             "header_size",

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use crate::condition::{Condition, Test};
 use crate::diagnostic::quoted;
 use crate::listener::{Listener, ListenerKind};
+use crate::path::normal_path;
 use crate::report::{Problem, Report};
 use crate::route::{HostPattern, Match, PathMatch, Route};
 use crate::source::Span;
@@ -117,8 +118,8 @@ pub(crate) fn warn_of_overlaps(
     }
 }
 
-/// Requests are made normal before they are matched, so a path that is not can never match. Says
-/// which routes have one.
+/// Of paths that no request has, or that have a second spelling. Says which routes have one of the
+/// first kind.
 fn warn_of_odd_paths(
     items: &[Node],
     routes: &[Route],
@@ -127,35 +128,78 @@ fn warn_of_odd_paths(
 ) -> Vec<bool> {
     let mut odd = vec![false; routes.len()];
     for (route, index) in routes.iter().zip(0..) {
-        if !route.listeners.iter().all(|listener| normalizes[*listener]) {
-            continue;
-        }
+        let normalizes = route.listeners.iter().all(|listener| normalizes[*listener]);
         for (at, condition) in route.matches.iter().enumerate() {
-            let Some((path, normal)) = condition.path.as_ref().and_then(normal_form) else {
+            let Some(path) = &condition.path else { continue };
+            let (message, hint) = if let Some((path, normal)) =
+                normal_form(path).filter(|_| normalizes)
+            {
+                odd[index] = true;
+                (
+                    format!(
+                        "the path {} can never match: requests come in normal form",
+                        quoted(path)
+                    ),
+                    format!("write {}, or set `normalize_path: false`", quoted(&normal)),
+                )
+            } else if let Some(first) = begins_unlike_a_path(path) {
+                odd[index] = true;
+                (
+                    format!(
+                        "this regex can never match: a path begins with `/`, not with `{first}`"
+                    ),
+                    "it has to fit the whole path: begin it with `/`, or with `.*`".to_owned(),
+                )
+            } else if let Some((path, other)) = other_spelling(path, route) {
+                (
+                    format!(
+                        "the path {} has a second spelling that this does not match",
+                        quoted(path)
+                    ),
+                    format!("`%2f` and `%2F` stay as they are sent: match {} too", quoted(&other)),
+                )
+            } else {
                 continue;
             };
-            odd[index] = true;
             let (span, place) = place_of_match(items, index, at);
-            let message =
-                format!("the path {} can never match: requests come in normal form", quoted(path));
-            report.add(
-                Problem::warning(span, message)
-                    .path(format!("{place}.path"))
-                    .hint(format!("write {}, or set `normalize_path: false`", quoted(&normal))),
-            );
+            report.add(Problem::warning(span, message).path(format!("{place}.path")).hint(hint));
         }
     }
     odd
 }
 
-/// A path that is not normal, and what it would be.
+/// Requests are made normal before they are matched. A path that is not, and what it would be.
 fn normal_form(path: &PathMatch) -> Option<(&str, String)> {
     let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = path else { return None };
-    let mut normal = path.clone().into_bytes();
-    let len = crate::path::normalize(&mut normal);
-    normal.truncate(len);
-    let normal = String::from_utf8(normal).ok()?;
+    let normal = String::from_utf8(normal_path(path.as_bytes())?).ok()?;
     (normal != *path).then_some((path, normal))
+}
+
+/// The letter that a regex surely wants first.
+fn begins_unlike_a_path(path: &PathMatch) -> Option<char> {
+    let PathMatch::Regex(regex) = path else { return None };
+    let text = regex.as_str();
+    let text = text.strip_prefix('^').unwrap_or(text);
+    let mut chars = text.chars();
+    let first = chars.next().filter(char::is_ascii_alphanumeric)?;
+    let may_be_left_out = matches!(chars.next(), Some('?' | '*' | '{'));
+    (!may_be_left_out && !text.contains('|')).then_some(first)
+}
+
+/// A path with an escaped slash, and the same with the other spelling of that, unless the route
+/// takes it too.
+fn other_spelling<'p>(path: &'p PathMatch, route: &Route) -> Option<(&'p str, String)> {
+    let swap = |text: &str| match text.contains("%2f") {
+        true => text.replace("%2f", "%2F"),
+        false => text.replace("%2F", "%2f"),
+    };
+    let (text, other) = match path {
+        PathMatch::Exact(text) => (text, PathMatch::Exact(swap(text))),
+        PathMatch::Prefix(text) => (text, PathMatch::Prefix(swap(text))),
+        PathMatch::Regex(_) => return None,
+    };
+    let is_taken = route.matches.iter().any(|condition| condition.path.as_ref() == Some(&other));
+    (!is_taken).then(|| (text.as_str(), swap(text)))
 }
 
 fn claims_of<'c>(

@@ -13,7 +13,7 @@ use crate::diagnostic::quoted;
 use crate::edits::{EDITS, HeaderEdits, edits};
 use crate::name::{Name, is_token, name};
 use crate::names::Names;
-use crate::reader::{list, or_none, text};
+use crate::reader::{Fields, list, or_none, text};
 use crate::regex::{Regex, Regexes};
 use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node;
@@ -124,10 +124,13 @@ pub(crate) const ROUTE: Object = Object {
             Kind::Object(&REWRITE),
             "{}",
             "What is made anew on the way there.",
-        ),
-        Key::default("request_headers", Kind::Object(&EDITS), "{}", "Changes on the way there."),
+        )
+        .only_with("backends"),
+        Key::default("request_headers", Kind::Object(&EDITS), "{}", "Changes on the way there.")
+            .only_with("backends"),
         Key::default("response_headers", Kind::Object(&EDITS), "{}", "Changes on the way back."),
-        Key::default("timeouts", Kind::Object(&TIMEOUTS), "{}", "How long an exchange may take."),
+        Key::default("timeouts", Kind::Object(&TIMEOUTS), "{}", "How long an exchange may take.")
+            .only_with("backends"),
         Key::not_yet("retry"),
         Key::not_yet("hedge"),
         Key::not_yet("rate_limits"),
@@ -222,17 +225,7 @@ pub(crate) fn route(
         _ => return None,
     };
     if !matches!(action, Action::Forward(_)) {
-        let unused = ["rewrite", "request_headers"].map(|key| (key, fields.key_span(key)));
-        for (key, span) in unused.into_iter().filter_map(|(key, span)| Some((key, span?))) {
-            let message = format!(
-                "nothing goes on from this route, so there is nothing to {}",
-                match key {
-                    "rewrite" => "rewrite",
-                    _ => "change on the way",
-                }
-            );
-            fields.report.add(Problem::error(span, message).hint(format!("take `{key}` out")));
-        }
+        tell_of_idle_keys(&mut fields);
     }
     let route = Route {
         name: name?,
@@ -248,6 +241,25 @@ pub(crate) fn route(
     };
     check_prefix(&route, node, fields.report)?;
     Some(route)
+}
+
+/// Of a route that answers by itself.
+fn tell_of_idle_keys(fields: &mut Fields<'_, '_, '_>) {
+    for (key, why) in [
+        ("rewrite", "nothing goes on from this route, so there is nothing to rewrite"),
+        (
+            "request_headers",
+            "nothing goes on from this route, so there is nothing to change on the way",
+        ),
+        ("timeouts", "this route answers by itself, so there is nothing to wait for"),
+    ] {
+        let Some(span) = fields.key_span(key) else { continue };
+        let problem = match key {
+            "timeouts" => Problem::warning(span, why),
+            _ => Problem::error(span, why),
+        };
+        fields.report.add(problem.hint(format!("take `{key}` out")));
+    }
 }
 
 /// A new prefix wants to know what the old one was.

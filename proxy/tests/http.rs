@@ -71,7 +71,7 @@ fn close_first_means_one_upstream_request(io: &str) {
 }
 
 /// Targets and what of each reaches an upstream whose one route is the prefix `/api`.
-const SPELLINGS: [(&str, Option<&str>); 8] = [
+const SPELLINGS: [(&str, Option<&str>); 11] = [
     ("/api//x/./y?q=/../%2e", Some("/api/x/y?q=/../%2e")),
     ("/else/..//%61pi/x", Some("/api/x")),
     ("http://web/else/../api/", Some("/api/")),
@@ -80,6 +80,9 @@ const SPELLINGS: [(&str, Option<&str>); 8] = [
     ("/../../secret/../api", Some("/api")),
     ("/api%2fx", None),
     ("/api/%2f..%2F", Some("/api/%2f..%2F")),
+    ("/api/%c3%a9/%7e?q=%c3", Some("/api/%C3%A9/~?q=%c3")),
+    ("/api/é|{x}?é", Some("/api/%C3%A9%7C%7Bx%7D?é")),
+    ("http://web//api/é", Some("/api/%C3%A9")),
 ];
 
 fn paths_are_normal_before_they_are_routed(io: &str) {
@@ -102,7 +105,7 @@ fn paths_stay_as_they_are_where_told_so(io: &str) {
         config(echo_origin(), "", "", "").replace("http: {}", "http: { normalize_path: false }");
     let proxy = Proxy::start(io, &config);
     let mut client = proxy.connect();
-    for target in ["/a//b/../%2e/%61", "/../x", "//"] {
+    for target in ["/a//b/../%2e/%61", "/../x", "//", "/é%c3%a9{"] {
         assert_eq!(client.get(target).body, format!("GET {target} HTTP/1.1|").into_bytes());
     }
 }

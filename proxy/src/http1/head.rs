@@ -74,10 +74,4 @@ impl Span {
     pub(super) fn range(self) -> std::ops::Range<usize> {
         self.start as usize..(self.start + self.len) as usize
     }
-
-    /// Without its first `len` bytes.
-    pub(super) fn without_first(self, len: usize) -> Span {
-        debug_assert!(len <= self.len as usize);
-        Span { start: self.start + len as u32, len: self.len - len as u32 }
-    }
 }

@@ -77,7 +77,7 @@ impl RequestHead {
         self.method_token.of(bytes)
     }
 
-    /// As it was sent.
+    /// As it was sent, but for what [`RequestHead::normalize_path`] did.
     pub fn target<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.target.of(bytes)
     }
@@ -93,19 +93,17 @@ impl RequestHead {
         }
     }
 
-    /// Makes the path [normal](config::normalize_path) in `bytes`. A path that becomes shorter
-    /// moves to the right, up to its query, so nothing else moves.
-    pub fn normalize_path(&mut self, bytes: &mut [u8]) {
-        let path = &mut bytes[self.path.range()];
-        let len = config::normalize_path(path);
-        let gone = path.len() - len;
-        if gone == 0 {
-            return;
-        }
-        path.copy_within(..len, gone);
-        self.path = self.path.without_first(gone);
+    /// Gives the path its [normal form](config::normal_path). Where that is not what was sent, it
+    /// stands behind the head, and the query behind it.
+    pub fn normalize_path(&mut self, bytes: &mut Vec<u8>) {
+        let Some(path) = config::normal_path(self.path.of(bytes)) else { return };
+        let (start, query) = (bytes.len(), self.query.range());
+        bytes.extend_from_slice(&path);
+        bytes.extend_from_within(query.clone());
+        self.path = Span::new(start, path.len());
+        self.query = Span::new(start + path.len(), query.len());
         if self.form == Form::Origin {
-            self.target = self.target.without_first(gone);
+            self.target = Span::new(start, path.len() + query.len());
         }
     }
 
