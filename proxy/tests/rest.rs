@@ -455,6 +455,92 @@ fn what_is_served_is_what_the_document_says() {
     }
 }
 
+/// What bodies are in the document's eyes, beside what the server makes of them.
+#[test]
+fn bodies_and_queries_are_what_the_document_says() {
+    let proxy = Proxy::start("auto", &pushed("0s"));
+    let document = get(&proxy, "/openapi.json");
+    let set = json!({ "version": 1, "endpoints": [{ "address": "127.0.0.1:1", "weight": 2 }] });
+    let whole = json!({ "version": 1, "listeners": [], "no_such_key": 1 });
+    let running = get(&proxy, "/v1/config");
+    let item = json!({ "listeners": ["web"], "hosts": ["z"], "respond": { "status": 204 } });
+    let batch = json!({ "put": { "routes": [route("b", "b")] }, "delete": { "routes": [] } });
+    let rows = [
+        ("put", "/v1/config", running.clone(), true),
+        ("put", "/v1/config", whole, false),
+        ("put", "/v1/config/{kind}/{name}", item.clone(), true),
+        ("put", "/v1/config/{kind}/{name}", json!({ "respond": { "state": 204 } }), false),
+        ("post", "/v1/config/batch", batch.clone(), true),
+        ("post", "/v1/config/batch", json!({ "insert": {} }), false),
+        ("post", "/v1/config/batch", json!({ "delete": { "routes": [1.5, {}] } }), false),
+        ("post", "/v1/config/rollback", json!({}), true),
+        ("post", "/v1/config/rollback", json!({ "generation": "x" }), false),
+        ("put", "/v1/services/{name}/endpoints", set.clone(), true),
+        ("put", "/v1/services/{name}/endpoints", json!({ "version": 2 }), false),
+        ("put", "/v1/services/{name}/endpoints", json!({ "version": -2, "endpoints": [] }), false),
+        ("patch", "/v1/services/{name}/endpoints", json!({ "version": 3, "remove": [] }), true),
+        ("patch", "/v1/services/{name}/endpoints", json!({ "version": 4, "put": [] }), false),
+        (
+            "post",
+            "/v1/endpoints",
+            json!({ "services": { "origin": { "version": 5, "endpoints": [] } } }),
+            true,
+        ),
+        ("post", "/v1/endpoints", json!({ "services": { "origin": [] } }), false),
+        ("post", "/v1/services/{name}/eject", json!({}), false),
+        ("post", "/v1/services/{name}/restore", json!({ "endpoint": 7 }), false),
+        ("post", "/v1/explain", json!({ "url": "http://web/", "headers": { "a": "b" } }), true),
+        ("post", "/v1/explain", json!({ "method": "GET" }), false),
+        ("post", "/v1/drain", json!({}), true),
+        ("post", "/v1/undrain", json!({}), true),
+    ];
+    for (method, path, body, is_valid) in &rows {
+        let operation = &document["paths"][path][method];
+        let mut schema = operation["requestBody"]["content"]["application/json"]["schema"].clone();
+        schema["components"] = document["components"].clone();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        assert_eq!(validator.is_valid(body), *is_valid, "{method} {path} {body}");
+        let name = if path.contains("{kind}") { "z" } else { "origin" };
+        let path = path.replace("{kind}", "routes").replace("{name}", name);
+        let reply = ask(&proxy, &format!("{} {path}", method.to_uppercase()), "", Some(body));
+        assert_eq!(reply.status() < 300, *is_valid, "{method} {path} {body}: {reply:?}");
+    }
+    let parameters = |operation: &Json| -> Vec<String> {
+        let all = operation["parameters"].as_array().unwrap().iter();
+        let named = all.filter(|parameter| parameter["in"] == "query");
+        named.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            if matches!(&**path, "/v1/quit" | "/v1/events") || !path.starts_with("/v1/") {
+                continue;
+            }
+            let known = parameters(operation);
+            let request = format!("{} {path}", method.to_uppercase());
+            let request = request.replace("{number}", "1").replace("{kind}", "routes");
+            for (name, value) in [
+                ("dry_run", "true"),
+                ("effective", "true"),
+                ("wait", "1ms"),
+                ("limit", "1"),
+                ("x", ""),
+            ] {
+                // No name fits, and without a content type nothing is changed.
+                let reply = ask(&proxy, &format!("{request}?{name}={value}"), "", None);
+                let text = String::from_utf8_lossy(&reply.body);
+                let is_unknown = reply.status() == 400 && text.contains("unknown parameter");
+                assert_eq!(
+                    is_unknown,
+                    !known.contains(&name.to_owned()),
+                    "{request} {name}: {text}"
+                );
+            }
+        }
+    }
+    refused(&ask(&proxy, "GET /v1/config/routes/%ff", "", None), 400, "bad_path");
+    assert_eq!(ask(&proxy, "GET /metrics?match=all", "", None).status(), 200);
+}
+
 #[test]
 fn effective_and_explain() {
     let proxy = start(echo_origin());

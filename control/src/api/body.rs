@@ -8,20 +8,21 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use config::Format;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::auth::Caller;
 use crate::problem::Problem;
 
-/// A config text of 32 MiB, and a little more, so that what is too much is told by its reader.
-pub(super) const BODY_BYTES_MAX: usize = 33 << 20;
+/// What a config's text may have.
+pub(super) const BODY_BYTES_MAX: usize = 32 << 20;
 /// Nobody waits longer in one request.
 const WAIT_MAX: Duration = Duration::from_secs(50);
 /// Where the request does not say: workers take milliseconds.
 const WAIT_USUAL: Duration = Duration::from_secs(5);
 
-/// The query of a request that reads or changes the config.
+/// The query of a request that reads or changes the config. Which of it an operation takes is said
+/// elsewhere (`openapi.rs`).
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Query {
     #[serde(default)]
     pub(super) dry_run: bool,
@@ -30,25 +31,26 @@ pub(super) struct Query {
     wait: Option<String>,
 }
 
-impl Query {
-    /// Of a request that has no dry run: better refused than done.
-    pub(super) fn refuse_dry_run(&self) -> Result<(), Problem> {
-        match self.dry_run {
-            true => {
-                let detail = "this has no dry run; config pushes have one";
-                Err(Problem::new(StatusCode::BAD_REQUEST, "bad_query", detail))
-            }
-            false => Ok(()),
-        }
-    }
-}
-
 impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Query, Problem> {
         let extract::Query(query) = extract::Query::from_request_parts(parts, state).await?;
         Ok(query)
+    }
+}
+
+/// What the path names.
+pub(super) struct Named<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Named<T>, Problem> {
+        match extract::Path::from_request_parts(parts, state).await {
+            Ok(extract::Path(names)) => Ok(Named(names)),
+            Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, "bad_path", error.body_text())),
+        }
     }
 }
 

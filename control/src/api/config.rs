@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{self, Path};
+use axum::extract;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use config::{Document, Format, Kind};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::body::{Query, Text, expect_json, format, if_match, must_be_new};
+use super::body::{Named, Query, Text, expect_json, format, if_match, must_be_new};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::DataPlane;
@@ -54,7 +54,7 @@ pub(super) async fn put_all<P: DataPlane>(
 /// `GET /v1/config/{kind}/{name}`
 pub(super) async fn get_item<P: DataPlane>(
     extract::State(state): Shared<P>,
-    Path((kind, name)): Path<(String, String)>,
+    Named((kind, name)): Named<(String, String)>,
 ) -> Result<Response, Problem> {
     let kind = parse_kind(&kind)?;
     let newest = state.desired.newest();
@@ -70,7 +70,7 @@ pub(super) async fn get_item<P: DataPlane>(
 pub(super) async fn put_item<P: DataPlane>(
     extract::State(state): Shared<P>,
     caller: Caller,
-    Path((kind, name)): Path<(String, String)>,
+    Named((kind, name)): Named<(String, String)>,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
@@ -104,7 +104,7 @@ pub(super) async fn put_item<P: DataPlane>(
 pub(super) async fn delete_item<P: DataPlane>(
     extract::State(state): Shared<P>,
     caller: Caller,
-    Path((kind, name)): Path<(String, String)>,
+    Named((kind, name)): Named<(String, String)>,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -185,7 +185,7 @@ pub(super) async fn generations<P: DataPlane>(extract::State(state): Shared<P>) 
 /// `GET /v1/config/generations/{number}`
 pub(super) async fn generation<P: DataPlane>(
     extract::State(state): Shared<P>,
-    Path(number): Path<String>,
+    Named(number): Named<String>,
     query: Query,
 ) -> Result<Response, Problem> {
     let newest = state.desired.newest();

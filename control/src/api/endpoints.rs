@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{self, Path};
+use axum::extract;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 
-use super::body::{Query, Text, expect_json};
+use super::body::{Named, Query, Text, expect_json};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::{DataPlane, EndpointState};
@@ -28,13 +28,12 @@ const BODY: &str = "(body)";
 pub(super) async fn put<P: DataPlane>(
     extract::State(state): Shared<P>,
     caller: Caller,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    query.refuse_dry_run()?;
     let push = EndpointPush::replacement(BODY, &body).map_err(|found| invalid(&found))?;
     apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
 }
@@ -43,13 +42,12 @@ pub(super) async fn put<P: DataPlane>(
 pub(super) async fn patch<P: DataPlane>(
     extract::State(state): Shared<P>,
     caller: Caller,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    query.refuse_dry_run()?;
     let push = EndpointPush::edit(BODY, &body).map_err(|found| invalid(&found))?;
     apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
 }
@@ -63,7 +61,6 @@ pub(super) async fn post<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    query.refuse_dry_run()?;
     let pushes = EndpointPush::several(BODY, &body).map_err(|found| invalid(&found))?;
     apply(&state, &caller, pushes, query.wait_or_usual()?).await
 }
@@ -126,7 +123,7 @@ pub(super) fn set_state<P: DataPlane>(to: EndpointState) -> MethodRouter<Arc<Sta
 async fn set<P: DataPlane>(
     state: Arc<State<P>>,
     caller: Caller,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     query: Query,
     headers: HeaderMap,
     Text(body): Text,
@@ -140,7 +137,6 @@ async fn set<P: DataPlane>(
     let address: Address = endpoint.parse().map_err(|why: String| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_endpoint", why)
     })?;
-    query.refuse_dry_run()?;
     let wait = query.wait_or_usual()?;
     let _turn = state.desired.take_turn().await;
     refuse_when_draining(&state)?;
