@@ -3,34 +3,42 @@
 //! A radix tree laid flat: the keys in one order, in which each stands before all that begin with it,
 //! and for each the next shorter key that begins it. Looking one up is a binary search and then a walk
 //! up. The search is among eight bytes of each key, those that follow what all have in common, and
-//! only then among texts, of which it never compares a byte again that is known to be equal: with many
-//! keys the time goes by in waiting for memory, and so little of it is needed. What it costs is set by
-//! the keys; of the text, no more is read than is equal to one of them.
+//! only then among texts, of which it never compares a byte again that is known to be equal. With many
+//! keys the time goes by in waiting for memory, so little of it is needed, and what is needed is asked
+//! for at once: where a key's text is stands beside its digest, so that text and value come together.
+//! What a look-up costs is set by the keys; of the text, no more is read than is equal to one of them.
 
 /// Keys, each with a value. Immutable.
 #[derive(Debug)]
 pub struct Prefixes<V> {
     separator: u8,
     /// So many bytes are the same in all keys.
-    shared: usize,
-    /// The texts of all keys, in their order.
+    shared: u32,
+    /// What all keys begin with, and then what follows it in each, in their order.
     bytes: Box<[u8]>,
-    /// Of each key, the [`digest`] of what follows.
-    digests: Box<[u64]>,
-    /// Ascending in the order of [`place`].
-    keys: Box<[Key<V>]>,
+    /// One for each key, ascending in the order of [`place`], and one behind the last, for its end.
+    slots: Box<[Slot]>,
+    /// The digest of each [`STRIDE`]th slot: what is searched first, as near as can be.
+    marks: Box<[u64]>,
+    /// In the same order.
+    values: Box<[V]>,
 }
 
+/// Four of them in a cache line.
 #[derive(Debug)]
-struct Key<V> {
-    start: usize,
-    len: u32,
+struct Slot {
+    /// Of what follows what all have in common.
+    digest: u64,
+    /// Where in the bytes that is; it ends where the next begins.
+    start: u32,
     /// The longest other key that this one begins with; [`NONE`] if there is none.
     parent: u32,
-    value: V,
 }
 
 const NONE: u32 = u32::MAX;
+
+/// So many slots, four cache lines, are left to search when the marks are.
+const STRIDE: usize = 16;
 
 impl<V> Default for Prefixes<V> {
     fn default() -> Prefixes<V> {
@@ -46,51 +54,61 @@ impl<V> Prefixes<V> {
             places(a).cmp(places(b))
         };
         entries.sort_unstable_by(|(a, _), (b, _)| order(a, b));
-        let shared = match (entries.first(), entries.last()) {
-            // What these have in common, those between them have too.
-            (Some((first, _)), Some((last, _))) => common(first, last),
-            _ => 0,
+        let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) else {
+            let (bytes, slots, marks, values) = Default::default();
+            return Prefixes { separator, shared: 0, bytes, slots, marks, values };
         };
-        let digests = entries.iter().map(|(key, _)| digest(&key[shared..], separator)).collect();
-        let bytes: Box<[u8]> = entries.iter().flat_map(|(key, _)| key).copied().collect();
-        let mut keys: Vec<Key<V>> = Vec::with_capacity(entries.len());
-        let mut start = 0;
-        for (key, value) in entries {
+        // What these have in common, those between them have too.
+        let shared = common(first, last);
+        let mut bytes = first[..shared].to_vec();
+        let mut slots: Vec<Slot> = Vec::with_capacity(entries.len() + 1);
+        let slot = |bytes: &[u8], rest: &[u8], parent| {
+            let start = u32::try_from(bytes.len()).expect("fewer than 2^32 bytes");
+            Slot { digest: digest(rest, separator), start, parent }
+        };
+        for (at, (key, _)) in entries.iter().enumerate() {
             // What the key before begins with, it too, or nothing between them does.
-            let mut parent = match keys.len() {
-                0 => NONE,
-                len => u32::try_from(len - 1).expect("fewer than 2^32 keys"),
-            };
-            while let Some(above) = keys.get(parent as usize) {
-                let above_key = &bytes[above.start..above.start + above.len as usize];
-                if key.starts_with(above_key) && is_whole(&key, above_key.len(), separator) {
+            let mut parent = at.checked_sub(1);
+            while let Some(above) = parent {
+                let (above_key, _) = &entries[above];
+                if key.starts_with(above_key) && is_whole(key, above_key.len(), separator) {
                     break;
                 }
-                parent = above.parent;
+                parent = Some(slots[above].parent as usize).filter(|at| *at != NONE as usize);
             }
-            let len = u32::try_from(key.len()).expect("fewer than 2^32 bytes");
-            keys.push(Key { start, len, parent, value });
-            start += key.len();
+            let parent = parent.map_or(NONE, |at| u32::try_from(at).expect("fewer than 2^32 keys"));
+            slots.push(slot(&bytes, &key[shared..], parent));
+            bytes.extend_from_slice(&key[shared..]);
         }
-        Prefixes { separator, shared, bytes, digests, keys: keys.into() }
+        let marks = slots.iter().step_by(STRIDE).skip(1).map(|slot| slot.digest).collect();
+        slots.push(slot(&bytes, &[], NONE));
+        let shared = u32::try_from(shared).expect("fewer than 2^32 bytes");
+        let values = entries.into_iter().map(|(_, value)| value).collect();
+        Prefixes { separator, shared, bytes: bytes.into(), slots: slots.into(), marks, values }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.values.is_empty()
     }
 
     /// All values, in the keys' order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.keys.iter().map(|key| &key.value)
+        self.values.iter()
     }
 
     /// All keys with their values, in the keys' order.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &V)> {
-        self.keys.iter().map(|key| (self.text(key), &key.value))
+    pub fn entries(&self) -> impl Iterator<Item = (Vec<u8>, &V)> {
+        let keys = (0..).map(|at| [self.shared(), self.rest(at)].concat());
+        keys.zip(&self.values)
     }
 
-    fn text(&self, key: &Key<V>) -> &[u8] {
-        &self.bytes[key.start..key.start + key.len as usize]
+    fn shared(&self) -> &[u8] {
+        &self.bytes[..self.shared as usize]
+    }
+
+    /// What follows that in a key.
+    fn rest(&self, at: usize) -> &[u8] {
+        &self.bytes[self.slots[at].start as usize..self.slots[at + 1].start as usize]
     }
 
     /// The keys that `text` begins with, the longest first: their lengths and values. The empty key
@@ -99,11 +117,13 @@ impl<V> Prefixes<V> {
     pub fn of<'a>(&'a self, text: &[u8]) -> impl Iterator<Item = (usize, &'a V)> {
         let (mut at, common) = self.last_not_after(text);
         std::iter::from_fn(move || {
-            while let Some(key) = self.keys.get(at as usize) {
-                at = key.parent;
-                let len = key.len as usize;
-                if len <= common && is_whole(text, len, self.separator) {
-                    return Some((len, &key.value));
+            while let Some(value) = self.values.get(at as usize) {
+                let len = self.shared as usize + self.rest(at as usize).len();
+                let found =
+                    (len <= common && is_whole(text, len, self.separator)).then_some((len, value));
+                at = self.slots[at as usize].parent;
+                if found.is_some() {
+                    return found;
                 }
             }
             None
@@ -114,20 +134,24 @@ impl<V> Prefixes<V> {
     /// begin the text begin this one too; [`NONE`] if none does.
     #[inline]
     fn last_not_after(&self, text: &[u8]) -> (u32, usize) {
-        let Some(rest) = text.get(self.shared..) else { return (NONE, 0) };
-        let wanted = digest(rest, self.separator);
-        let before = self.digests.partition_point(|digest| *digest < wanted);
+        // Whatever is unlike what all begin with, none begins.
+        let Some(text) = text.strip_prefix(self.shared()) else { return (NONE, 0) };
+        let Some((_end, slots)) = self.slots.split_last() else { return (NONE, 0) };
+        let wanted = digest(text, self.separator);
+        let first = STRIDE * self.marks.partition_point(|mark| *mark < wanted);
+        let near = &slots[first..slots.len().min(first + STRIDE)];
+        let before = first + near.partition_point(|slot| slot.digest < wanted);
         // Nearly always none or one.
-        let alike = match &self.digests[before..] {
-            [first, second, ..] if *first == wanted && *second != wanted => 1,
-            [first, ..] if *first != wanted => 0,
-            rest => rest.partition_point(|digest| *digest == wanted),
+        let alike = match &slots[before..] {
+            [first, second, ..] if first.digest == wanted && second.digest != wanted => 1,
+            [first, ..] if first.digest != wanted => 0,
+            rest => rest.partition_point(|slot| slot.digest == wanted),
         };
         let (mut low, mut high) = (before, before + alike);
         let (mut common_low, mut common_high) = (0, 0);
         while low < high {
             let middle = low + (high - low) / 2;
-            let key = self.text(&self.keys[middle]);
+            let key = self.rest(middle);
             // What stands between two that are so far equal is equal as far.
             let known = common_low.min(common_high);
             let common = known + common(&key[known..], &text[known..]);
@@ -143,10 +167,9 @@ impl<V> Prefixes<V> {
         }
         let Some(last) = low.checked_sub(1) else { return (NONE, 0) };
         if low == before {
-            common_low = common(self.text(&self.keys[last]), text);
+            common_low = common(self.rest(last), text);
         }
-        // Whatever is unlike what all begin with, none begins.
-        if common_low < self.shared { (NONE, 0) } else { (last as u32, common_low) }
+        (last as u32, self.shared as usize + common_low)
     }
 }
 

@@ -384,9 +384,9 @@ impl Paths {
             Some((std::ptr::from_ref(candidate), PathPattern::Regex(regex)))
         });
         let others = self.index.entries().flat_map(|(key, candidates)| {
-            let path = String::from_utf8_lossy(key);
+            let path = String::from_utf8_lossy(&key).into_owned();
             candidates.iter().map(move |candidate| {
-                let pattern = match &*path {
+                let pattern = match path.as_str() {
                     path if candidate.is_whole => PathPattern::Exact(path.to_owned()),
                     "" => PathPattern::Any,
                     path => PathPattern::Prefix(path.to_owned()),
