@@ -363,7 +363,9 @@ impl Exchange<'_> {
         }
         let keep_alive = self.stays(request);
         let (client, head_request) = (head.version, head.method == Method::Head);
-        let answer = Answer { status, location, body, edits, client, keep_alive, head_request };
+        let date = self.worker.date();
+        let answer =
+            Answer { status, location, body, date, edits, client, keep_alive, head_request };
         let mut out = self.worker.reactor.take_vec();
         encode_answer(&mut out, &answer);
         self.record.status.set(status);
@@ -914,6 +916,7 @@ impl Exchange<'_> {
                 cause,
                 expose: self.http.expose,
                 node_id: self.plan.node_id.as_bytes(),
+                date: self.worker.date(),
                 client: request.head.version,
                 keep_alive,
                 head_request: request.head.method == Method::Head,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reactor::Instant;
 
@@ -210,7 +210,7 @@ impl Record {
         let request_id = request.believed_id(trust).filter(|_| has_head).unwrap_or(made);
         let (head, bytes) = (&request.head, &request.bytes);
         worker.record_access(&Access {
-            time: SystemTime::now() - (now - self.began),
+            time: worker.reactor.wall_clock() - (now - self.began),
             listener: listener_name,
             route: route.as_ref().map_or("", |(_, name)| name),
             service: service.as_ref().map_or("", |(_, name)| name),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use reactor::{
@@ -20,6 +20,7 @@ use crate::downstream::connection::Connection;
 use crate::downstream::tcp::Tunnelled;
 use crate::error::{Cause, Shortage};
 use crate::exchange;
+use crate::http::date::{DateText, Dates};
 use crate::live_plan::LivePlan;
 use crate::messages::{Request, Response};
 use crate::plan::{self, ListenerKind, Plan};
@@ -150,6 +151,7 @@ pub struct Worker {
     /// Somebody wants the traffic elsewhere for a while.
     aside: Cell<bool>,
     access: RefCell<Option<AccessSink>>,
+    dates: Dates,
     /// When work was refused last for want of something.
     overloaded: Cell<Option<Instant>>,
 }
@@ -204,6 +206,7 @@ pub async fn serve(reactor: Reactor, setup: Setup) {
         draining: Cell::new(false),
         aside: Cell::new(false),
         access: RefCell::new(access),
+        dates: Dates::default(),
         overloaded: Cell::new(None),
     });
     let start: Start = {
@@ -310,6 +313,11 @@ impl Worker {
     /// is gone.
     pub fn is_leaving(&self, listener: ListenerId) -> bool {
         self.draining.get() || self.aside.get() || self.plan.borrow().listener(listener).is_none()
+    }
+
+    /// What an own response is dated with.
+    pub fn date(&self) -> DateText {
+        self.dates.of(self.reactor.wall_clock())
     }
 
     /// Takes a plan into use. Touches only what it changed: sockets, pools and connections of what
@@ -460,7 +468,10 @@ impl Worker {
         counters.connection_closed(listener.id, Some(cause));
         drop(counters);
         if self.samples_access() {
-            self.record_access(&Access { cause, ..Access::of(&listener.name, SystemTime::now()) });
+            self.record_access(&Access {
+                cause,
+                ..Access::of(&listener.name, self.reactor.wall_clock())
+            });
         }
     }
 
@@ -487,7 +498,7 @@ impl Worker {
             bytes_out: *outward,
             source_ip: connection.peer.as_ref().map_or(b"", |peer| peer.text.as_bytes()),
             attempts: u32::from(endpoint.is_some()),
-            ..Access::of(listener, SystemTime::now() - duration)
+            ..Access::of(listener, self.reactor.wall_clock() - duration)
         });
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
 use socket2::{SockAddr, SockRef, Socket as OsSocket, Type};
 
@@ -189,6 +190,14 @@ impl Driver {
                 Instant::from_nanos(sys::clock_nanos(libc::CLOCK_MONOTONIC))
             }
             Driver::Sim(sim) => sim.now(),
+        }
+    }
+
+    /// The time of day. The simulator's first day is the epoch's.
+    pub(crate) fn wall_clock(&self) -> SystemTime {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => SystemTime::now(),
+            Driver::Sim(sim) => SystemTime::UNIX_EPOCH + Duration::from_nanos(sim.now().as_nanos()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -143,6 +143,11 @@ impl Reactor {
     /// The clock, read now.
     pub fn clock(&self) -> Instant {
         self.core().driver.now()
+    }
+
+    /// The time of day, for people; it may jump.
+    pub fn wall_clock(&self) -> SystemTime {
+        self.core().driver.wall_clock()
     }
 
     /// A random number.

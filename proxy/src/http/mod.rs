@@ -2,6 +2,7 @@
 //! queries, cookies. Pure.
 
 pub mod cookie;
+pub mod date;
 pub mod host;
 pub mod location;
 pub mod method;

@@ -13,6 +13,7 @@ use super::head::{RequestHead, ResponseHead};
 use super::upgrade::Upgrade;
 use crate::edits::Edits;
 use crate::error::Cause;
+use crate::http::date::DateText;
 use crate::http::location::Location;
 use crate::http::rewrite::NewPrefix;
 use crate::http::status::reason_phrase;
@@ -288,6 +289,7 @@ pub struct Answer<'a> {
     pub location: Option<Location<'a>>,
     /// Empty where the status allows none.
     pub body: &'a str,
+    pub date: DateText,
     pub edits: &'a Edits,
     /// The client's version.
     pub client: Version,
@@ -298,7 +300,7 @@ pub struct Answer<'a> {
 
 /// Appends a whole response.
 pub fn encode_answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
-    let Answer { status, location, body, edits, client, keep_alive, head_request } = *answer;
+    let Answer { status, location, body, date, edits, client, keep_alive, head_request } = *answer;
     write_status_line(out, status);
     if let Some(location) = location
         && !edits.drops(b"location")
@@ -306,6 +308,9 @@ pub fn encode_answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
         out.extend_from_slice(b"location: ");
         location.write(out);
         out.extend_from_slice(b"\r\n");
+    }
+    if !edits.drops(b"date") && !edits.writes("date") {
+        write_field(out, b"date", &date);
     }
     if !body.is_empty() && !edits.drops(b"content-type") && !edits.writes("content-type") {
         out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
@@ -349,6 +354,7 @@ pub struct OwnResponse<'a> {
     pub expose: Expose,
     /// `node.id` of the config.
     pub node_id: &'a [u8],
+    pub date: DateText,
     /// The client's version.
     pub client: Version,
     pub keep_alive: bool,
@@ -361,6 +367,7 @@ pub fn encode_own_response(out: &mut Vec<u8>, own: &OwnResponse<'_>) {
     let status = own.cause.status();
     let reason = reason_phrase(status);
     write_status_line(out, status);
+    write_field(out, b"date", &own.date);
     out.extend_from_slice(b"content-type: text/plain\r\n");
     let detail = own.cause.detail().unwrap_or_default();
     // The body as pieces, so that its length is known before it is written.
@@ -441,6 +448,7 @@ mod tests {
         cause: Cause::NoRoute,
         expose: Expose::Name,
         node_id: b"web-1",
+        date: *b"Sun, 06 Nov 1994 08:49:37 GMT",
         client: Version::Http11,
         keep_alive: true,
         head_request: false,
@@ -456,7 +464,8 @@ mod tests {
     fn own_responses_tell_name_and_next_step() {
         check(
             OWN,
-            "HTTP/1.1 404 Not Found\r\ncontent-type: text/plain\r\ncontent-length: 97\r\n\
+            "HTTP/1.1 404 Not Found\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             content-type: text/plain\r\ncontent-length: 97\r\n\
              x-ringside-cause: no_route; node=web-1\r\n\r\n\
              no_route: no route matches this host, path and method; \
              compare them with the listener's `routes`\n",
@@ -468,14 +477,16 @@ mod tests {
         let cause = Cause::BadRequest(Malformed::SeveralHosts);
         check(
             OwnResponse { cause, expose: Expose::Full, keep_alive: false, ..OWN },
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 57\r\n\
+            "HTTP/1.1 400 Bad Request\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             content-type: text/plain\r\ncontent-length: 57\r\n\
              x-ringside-cause: bad_request; node=web-1; detail=several_hosts\r\n\
              connection: close\r\n\r\n\
              bad_request (several_hosts): send exactly one Host field\n",
         );
         check(
             OwnResponse { cause, expose: Expose::None, head_request: true, ..OWN },
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 12\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             content-type: text/plain\r\ncontent-length: 12\r\n\r\n",
         );
     }
 
@@ -489,7 +500,8 @@ mod tests {
         };
         check(
             own,
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
+            "HTTP/1.1 503 Service Unavailable\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             content-type: text/plain\r\n\
              content-length: 20\r\nconnection: keep-alive\r\n\r\nService Unavailable\n",
         );
     }

@@ -199,8 +199,12 @@ impl Proxy {
         let probes = self.probes.expect("probes in the config");
         let taken = (0..limit).map(|_| TcpStream::connect(probes).unwrap()).collect();
         let deadline = Instant::now() + PATIENCE;
-        while self.descriptors() < limit {
+        // Longer than the probes pause when they get none: what was open for a moment, like a file
+        // that is written, is taken too.
+        let mut full = 0;
+        while full < 50 {
             assert!(Instant::now() < deadline, "{} of {limit} are open", self.descriptors());
+            full = if self.descriptors() < limit { 0 } else { full + 1 };
             std::thread::sleep(Duration::from_millis(5));
         }
         taken
