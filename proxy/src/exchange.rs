@@ -329,7 +329,7 @@ impl Exchange<'_> {
             return only;
         }
         let mut splits = self.worker.splits.borrow_mut();
-        let point = splits.next(route.id.index(), || self.worker.reactor.random());
+        let point = splits.next(route.id, || self.worker.reactor.random());
         &forward.backends[forward.weights.pick(point)]
     }
 

@@ -195,7 +195,7 @@ impl Plan {
         generation: u64,
         before: Option<&Plan>,
     ) -> Arc<Plan> {
-        let mut names = before.map_or_else(Names::default, |plan| Names::clone(&plan.names));
+        let mut names = before.map_or_else(Names::default, |plan| plan.names.next());
         let served = |id| before.and_then(|plan| plan.listener(id)).map(|old| old.served.clone());
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners.map(|(index, listener)| {
@@ -218,6 +218,7 @@ impl Plan {
         });
         let services = services.collect();
         let routes = config.routes.iter().map(|route| compile_route(route, &mut names)).collect();
+        names.settle();
         let node_id = config.node.id.clone().unwrap_or_else(host_name);
         Arc::new(Plan {
             generation,

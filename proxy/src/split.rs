@@ -6,6 +6,11 @@
 //! the weights, and a plan that changes them, or does not, goes on where the last one was; and workers
 //! that begin at random points err in all directions.
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use crate::telemetry::names::{Names, RouteId};
+
 /// 2^64 divided by the golden ratio, made odd.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -42,27 +47,27 @@ impl Weights {
     }
 }
 
-/// The points of one worker, by the number that a route has in every plan.
+/// The points of one worker, of each route that was asked for.
 #[derive(Debug, Default)]
 pub struct Points {
-    points: Vec<Option<u64>>,
+    points: HashMap<RouteId, u64, FixedState>,
 }
 
 impl Points {
     /// The next point of a route; a new route begins at a random one.
-    pub fn next(&mut self, route: usize, rng: impl FnOnce() -> u64) -> u64 {
-        if route >= self.points.len() {
-            self.points.resize(route + 1, None);
-        }
-        let point = self.peek(route, rng);
-        self.points[route] = Some(point);
-        point
+    pub fn next(&mut self, route: RouteId, rng: impl FnOnce() -> u64) -> u64 {
+        let point = self.points.entry(route).and_modify(|point| *point = point.wrapping_add(STEP));
+        *point.or_insert_with(rng)
     }
 
     /// What [`Points::next`] would be.
-    pub fn peek(&self, route: usize, rng: impl FnOnce() -> u64) -> u64 {
-        let last = self.points.get(route).copied().flatten();
-        last.map_or_else(rng, |point| point.wrapping_add(STEP))
+    pub fn peek(&self, route: RouteId, rng: impl FnOnce() -> u64) -> u64 {
+        self.points.get(&route).map_or_else(rng, |point| point.wrapping_add(STEP))
+    }
+
+    /// Drops those of routes that are forgotten.
+    pub fn forget(&mut self, names: &Names) {
+        self.points.retain(|route, _| !names.route_name(*route).is_empty());
     }
 }
 
@@ -85,10 +90,11 @@ mod tests {
 
     #[test]
     fn a_route_goes_on_where_it_was() {
-        let mut points = Points::default();
-        let first = points.next(3, || 7);
-        points.next(0, || 1);
-        assert_eq!((first, points.next(3, || unreachable!())), (7, 7 + STEP));
+        let (mut points, mut names) = (Points::default(), Names::default());
+        let (three, zero) = (names.route("three"), names.route("zero"));
+        let first = points.next(three, || 7);
+        points.next(zero, || 1);
+        assert_eq!((first, points.next(three, || unreachable!())), (7, 7 + STEP));
     }
 
     proptest! {
@@ -110,7 +116,7 @@ mod tests {
             let mut counts = vec![0usize; weights.len()];
             for request in 0..REQUESTS {
                 let worker = &mut points[request % workers];
-                counts[split.pick(worker.next(0, &mut random))] += 1;
+                counts[split.pick(worker.next(Names::default().route("only"), &mut random))] += 1;
             }
             for ((count, share), weight) in counts.iter().zip(split.shares()).zip(&weights) {
                 let off = (*count as f64 - share * REQUESTS as f64).abs();
@@ -123,11 +129,12 @@ mod tests {
         fn few_in_a_row_are_spread(weight in 1u32..100, start: u64, before in 0usize..1000) {
             // A tenth is never missing for long.
             let split = Weights::new([9 * weight, weight]);
+            let only = Names::default().route("only");
             let mut points = Points::default();
             for _ in 0..before {
-                points.next(0, || start);
+                points.next(only, || start);
             }
-            let count = (0..100).filter(|_| split.pick(points.next(0, || start)) == 1).count();
+            let count = (0..100).filter(|_| split.pick(points.next(only, || start)) == 1).count();
             prop_assert!((8..=12).contains(&count), "{count}");
         }
     }

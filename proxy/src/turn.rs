@@ -26,7 +26,7 @@ impl Turn {
         let mut rng = worker.reactor.random_ahead();
         let backend = match &*forward.backends {
             [_] => 0,
-            _ => forward.weights.pick(worker.splits.borrow().peek(route.id.index(), &mut rng)),
+            _ => forward.weights.pick(worker.splits.borrow().peek(route.id, &mut rng)),
         };
         let endpoint = |backend: &Backend| {
             let service = &plan.services[backend.service];

@@ -328,6 +328,10 @@ impl Worker {
             self.access.replace(access);
         }
         self.upstreams.update(&self.reactor, &plan);
+        if plan.names.forgotten() != self.plan.borrow().names.forgotten() {
+            self.counters.borrow_mut().forget(&plan.names);
+            self.splits.borrow_mut().forget(&plan.names);
+        }
         let plan = LivePlan::new(plan, self.home.clone());
         let before = self.plan.replace(plan.clone());
         let mut retired = self.retired.borrow_mut();

@@ -542,6 +542,33 @@ fn bodies_and_queries_are_what_the_document_says() {
 }
 
 #[test]
+fn names_that_are_long_gone_are_forgotten() {
+    let proxy = start(echo_origin());
+    let mut client = proxy.connect();
+    let samples = |proxy: &Proxy, name: &str| {
+        let metrics = proxy.metrics();
+        metrics.lines().filter(|line| line.contains(&format!("\"{name}\""))).count()
+    };
+    let mut config = get(&proxy, "/v1/config");
+    for turn in 0..300 {
+        let name = format!("preview-{turn}");
+        config["services"][0]["name"] = json!(name);
+        config["routes"] =
+            json!([{ "name": name, "listeners": ["web"], "backends": [{ "service": name }] }]);
+        assert_eq!(ask(&proxy, "PUT /v1/config", "", Some(&config)).status(), 200);
+        assert_eq!(client.get("/").status(), 200);
+    }
+    assert_eq!(samples(&proxy, "preview-0"), 0);
+    assert!(samples(&proxy, "preview-250") > 0, "counted on for those who look in a while");
+    proxy.metric_is(&["ringside_requests_total", "preview-299"], |count| count >= 1.0);
+    let total = |metrics: &str| {
+        let lines = metrics.lines().filter(|line| line.starts_with("ringside_requests_total{"));
+        lines.count()
+    };
+    assert!(total(&proxy.metrics()) <= 2 * 257);
+}
+
+#[test]
 fn effective_and_explain() {
     let proxy = start(echo_origin());
     assert_eq!(get(&proxy, "/v1/config?effective=true")["shutdown"]["deadline"], "5s");

@@ -13,7 +13,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::histogram::{EXCHANGE, Histogram, OWN};
-use super::names::{ListenerId, RouteId, ServiceId};
+use super::names::{ListenerId, Names, RouteId, ServiceId};
 
 /// Different (code, cause) pairs that one row tells apart. Codes come from upstreams, and a hostile
 /// one may send every number; what comes after that many is counted as one.
@@ -65,10 +65,8 @@ pub struct Counters {
     rows: HashMap<Key, usize, FixedState>,
     /// The row that was counted last: most often it is the next one too, and saves the look-up.
     last_row: usize,
-    /// By number; shorter than the names if the last of them were never seen.
-    pub(super) listeners: Vec<Listener>,
-    /// By number, as `listeners`.
-    pub(super) services: Vec<Service>,
+    pub(super) listeners: HashMap<ListenerId, Listener, FixedState>,
+    pub(super) services: HashMap<ServiceId, Service, FixedState>,
     pub(super) overhead: Histogram,
     pub(super) loop_lag: Histogram,
     /// All exchanges: the sum over `exchanges`.
@@ -139,10 +137,10 @@ impl Counters {
         Counters {
             exchanges: Vec::new(),
             // A fixed seed: keys are our own numbers, and the simulator's runs must repeat.
-            rows: HashMap::with_hasher(FixedState::default()),
+            rows: HashMap::default(),
             last_row: 0,
-            listeners: Vec::new(),
-            services: Vec::new(),
+            listeners: HashMap::default(),
+            services: HashMap::default(),
             overhead: Histogram::new(&OWN),
             loop_lag: Histogram::new(&OWN),
             requests: 0,
@@ -220,11 +218,24 @@ impl Counters {
         self.loop_lag.record(lag);
     }
 
-    /// Makes a row for each listener and service up to these numbers, so that what was never
-    /// touched is there and zero.
-    pub(super) fn cover(&mut self, listeners: usize, services: usize) {
-        grow(&mut self.listeners, listeners);
-        grow(&mut self.services, services);
+    /// Makes a row for each listener and service, so that what was never touched is there and zero.
+    pub(super) fn cover(&mut self, names: &Names) {
+        for (id, _) in names.listeners() {
+            self.listener(id);
+        }
+        for (id, _) in names.services() {
+            self.service(id);
+        }
+    }
+
+    /// Drops the rows of names that are forgotten.
+    pub fn forget(&mut self, names: &Names) {
+        self.listeners.retain(|id, _| !names.listener_name(*id).is_empty());
+        self.services.retain(|id, _| !names.service_name(*id).is_empty());
+        self.exchanges.retain(|row| row.key.is_known(names));
+        let rows = self.exchanges.iter().enumerate().map(|(place, row)| (row.key, place));
+        self.rows = rows.collect();
+        self.last_row = 0;
     }
 
     /// Adds another worker's counters.
@@ -236,13 +247,11 @@ impl Counters {
             }
             ours.duration.merge(&theirs.duration);
         }
-        grow(&mut self.listeners, other.listeners.len());
-        for (ours, theirs) in self.listeners.iter_mut().zip(&other.listeners) {
-            ours.merge(theirs);
+        for (id, theirs) in &other.listeners {
+            self.listener(*id).merge(theirs);
         }
-        grow(&mut self.services, other.services.len());
-        for (ours, theirs) in self.services.iter_mut().zip(&other.services) {
-            ours.merge(theirs);
+        for (id, theirs) in &other.services {
+            self.service(*id).merge(theirs);
         }
         self.overhead.merge(&other.overhead);
         self.loop_lag.merge(&other.loop_lag);
@@ -270,13 +279,20 @@ impl Counters {
     }
 
     fn listener(&mut self, id: ListenerId) -> &mut Listener {
-        grow(&mut self.listeners, id.index() + 1);
-        &mut self.listeners[id.index()]
+        self.listeners.entry(id).or_default()
     }
 
     fn service(&mut self, id: ServiceId) -> &mut Service {
-        grow(&mut self.services, id.index() + 1);
-        &mut self.services[id.index()]
+        self.services.entry(id).or_default()
+    }
+}
+
+impl Key {
+    pub(super) fn is_known(&self, names: &Names) -> bool {
+        let Key { listener, route, service } = *self;
+        !names.listener_name(listener).is_empty()
+            && route.is_none_or(|route| !names.route_name(route).is_empty())
+            && service.is_none_or(|service| !names.service_name(service).is_empty())
     }
 }
 
@@ -333,17 +349,15 @@ impl Service {
     }
 }
 
-/// Makes room for a number that is seen for the first time.
-fn grow<T: Clone + Default>(rows: &mut Vec<T>, len: usize) {
-    if rows.len() < len {
-        rows.resize(len, T::default());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::names::Names;
+
+    impl Exchange {
+        fn key(&self) -> Key {
+            Key { listener: self.listener, route: self.route, service: self.service }
+        }
+    }
 
     fn ended(listener: ListenerId, code: u16, cause: Option<&'static str>) -> Exchange {
         let duration = Duration::from_millis(1);
@@ -361,7 +375,7 @@ mod tests {
         let upstream = Some(Upstream { first_byte: Some(us(700)), overhead: us(4) });
         counters.exchange(&Exchange { service: Some(shop), upstream, ..ended(web, 200, None) });
         assert_eq!(counters.exchanges[1].duration.count(), 1);
-        assert_eq!(counters.services[0].first_byte.count(), 1);
+        assert_eq!(counters.services[&shop].first_byte.count(), 1);
         assert_eq!((counters.overhead.count(), counters.requests), (1, 2));
     }
 
@@ -398,9 +412,36 @@ mod tests {
         let row = one.exchanges.iter().find(|row| row.key.listener == web).unwrap();
         let counts: Vec<_> = row.outcomes.iter().map(|o| (o.code, o.cause, o.count)).collect();
         assert_eq!(counts, [(200, None, 2), (503, Some("draining"), 1)]);
-        let edge = &one.listeners[edge.index()];
+        let edge = &one.listeners[&edge];
         assert_eq!((edge.active, edge.total, edge.bytes_out), (1, 2, 7));
         assert_eq!(edge.closed, [(Some("keep_alive_timeout"), 1)]);
         assert_eq!((one.requests, one.connections_active), (4, 1));
+    }
+
+    #[test]
+    fn rows_go_with_their_names() {
+        let mut names = Names::default();
+        let (web, old) = (names.listener("web"), names.route("old"));
+        let mut counters = Counters::new();
+        let by = |route| Exchange { route: Some(route), ..ended(web, 200, None) };
+        counters.exchange(&by(old));
+        let mut last = old;
+        for turn in 0..1_000 {
+            names = names.next();
+            names.listener("web");
+            last = names.route(&turn.to_string());
+            names.settle();
+            counters.exchange(&by(last));
+            counters.forget(&names);
+            assert!(counters.exchanges.len() <= 300);
+        }
+        counters.exchange(&by(last));
+        counters.exchange(&by(old));
+        counters.exchange(&by(last));
+        assert_eq!(counters.row(by(last).key()).outcomes[0].count, 3);
+        assert_eq!(counters.row(by(old).key()).outcomes[0].count, 1, "of one that lasts for long");
+        counters.forget(&names);
+        assert!(!counters.rows.contains_key(&by(old).key()));
+        assert_eq!(counters.requests, 1_004);
     }
 }

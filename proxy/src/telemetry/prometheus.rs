@@ -44,7 +44,9 @@ pub fn render(out: &mut String, names: &Names, workers: &[Counters], facts: &Fac
         all.merge(worker);
     }
     // A row that only appears with the first request is one that no alert can wait for.
-    all.cover(names.listeners().len(), names.services().len());
+    all.cover(names);
+    // An exchange that began long ago may have counted for a name that is forgotten.
+    all.forget(names);
     let sources = Sources { names, workers, all: &all, facts };
     for metric in METRICS {
         let Metric { name, kind, help, .. } = metric;
@@ -324,11 +326,13 @@ fn exchange_labels<'a>(names: &'a Names, row: &Exchanges) -> [&'a str; 3] {
 }
 
 fn listeners<'a>(sources: &Sources<'a>) -> impl Iterator<Item = (&'a str, &'a Listener)> {
-    sources.names.listeners().zip(&sources.all.listeners)
+    let listeners = sources.names.listeners();
+    listeners.filter_map(|(id, name)| Some((name, sources.all.listeners.get(&id)?)))
 }
 
 fn services<'a>(sources: &Sources<'a>) -> impl Iterator<Item = (&'a str, &'a Service)> {
-    sources.names.services().zip(&sources.all.services)
+    let services = sources.names.services();
+    services.filter_map(|(id, name)| Some((name, sources.all.services.get(&id)?)))
 }
 
 fn per_listener(sources: &Sources<'_>, samples: &mut Samples<'_>, value: fn(&Listener) -> f64) {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::Labels;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use reactor::{Instant, Reactor, Stream};
 
 use crate::plan::{Endpoint, Plan, Service};
@@ -47,15 +49,14 @@ impl Drop for Gauge {
 /// What a worker knows of its services, by their numbers.
 #[derive(Default)]
 pub struct Upstreams {
-    services: RefCell<Vec<Option<Rc<ServiceState>>>>,
+    services: RefCell<HashMap<ServiceId, Rc<ServiceState>, FixedState>>,
     counted: Rc<Counted>,
 }
 
 impl Upstreams {
     /// The state of a service, made where it is asked for first.
     pub(super) fn state(&self, worker: &Worker, service: &Arc<Service>) -> Rc<ServiceState> {
-        let place = service.id.index();
-        if let Some(Some(state)) = self.services.borrow().get(place) {
+        if let Some(state) = self.services.borrow().get(&service.id) {
             return state.clone();
         }
         // The exchange may be older than the newest plan.
@@ -63,11 +64,7 @@ impl Upstreams {
         let newest = plan.services.iter().find(|newest| newest.id == service.id);
         let mut rng = || worker.reactor.random();
         let state = Rc::new(ServiceState::new(newest.unwrap_or(service), &mut rng));
-        let mut services = self.services.borrow_mut();
-        if services.len() <= place {
-            services.resize_with(place + 1, || None);
-        }
-        services[place] = Some(state.clone());
+        self.services.borrow_mut().insert(service.id, state.clone());
         state
     }
 
@@ -75,19 +72,14 @@ impl Upstreams {
     pub fn update(&self, reactor: &Reactor, plan: &Plan) {
         let mut rng = || reactor.random();
         let mut services = self.services.borrow_mut();
-        let mut stays = vec![false; services.len()];
+        let mut before = std::mem::take(&mut *services);
         for service in &plan.services {
-            let place = service.id.index();
-            if let Some(Some(state)) = services.get(place) {
+            if let Some(state) = before.remove(&service.id) {
                 state.update(service, &mut rng);
-                stays[place] = true;
+                services.insert(service.id, state);
             }
         }
-        for (state, _) in services.iter_mut().zip(stays).filter(|(_, stays)| !stays) {
-            if let Some(gone) = state.take() {
-                gone.retire();
-            }
-        }
+        before.into_values().for_each(|gone| gone.retire());
     }
 
     /// Takes up a new connection.
@@ -142,7 +134,7 @@ impl Upstreams {
     /// Lets go of connections that ended or are too old, and counts those that were closed.
     pub fn sweep(&self, worker: &Worker) {
         let now = moment(worker.reactor.now());
-        for state in self.services.borrow().iter().flatten() {
+        for state in self.services.borrow().values() {
             state.each_pool(|pool| {
                 pool.sweep(now, |upstream| upstream.stream.is_quiet());
             });
@@ -166,16 +158,16 @@ impl Upstreams {
         labels: &Labels,
         rng: &mut impl FnMut() -> u64,
     ) -> Option<Arc<Endpoint>> {
-        match self.services.borrow().get(service.id.index()) {
-            Some(Some(state)) => state.peek(labels, rng),
-            _ => ServiceState::new(service, rng).peek(labels, rng),
+        match self.services.borrow().get(&service.id) {
+            Some(state) => state.peek(labels, rng),
+            None => ServiceState::new(service, rng).peek(labels, rng),
         }
     }
 
     /// The endpoints that there is something to do with.
     pub fn busy(&self) -> Vec<Busy> {
         let mut busy = Vec::new();
-        for state in self.services.borrow().iter().flatten() {
+        for state in self.services.borrow().values() {
             state.add_busy(&mut busy);
         }
         busy
@@ -183,7 +175,7 @@ impl Upstreams {
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        for state in self.services.borrow().iter().flatten() {
+        for state in self.services.borrow().values() {
             state.each_pool(IdlePool::clear);
         }
     }
