@@ -138,7 +138,7 @@ async fn exchange(
     patience: &RefCell<Option<Sleep>>,
 ) -> Next {
     let plan = worker.plan_of(down.listener);
-    // A listener of that name that is not an http listener any more has nothing to do with us.
+    // A connection's listener is there, and an http listener, for as long as the connection.
     let Some(listener) = plan.listener(down.listener) else { return Next::Close };
     let ListenerKind::Http(http) = &listener.kind else { return Next::Close };
     let mut request = worker.requests.lease();

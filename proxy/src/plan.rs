@@ -199,7 +199,12 @@ impl Plan {
         let served = |id| before.and_then(|plan| plan.listener(id)).map(|old| old.served.clone());
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners.map(|(index, listener)| {
-            let id = names.listener(listener.name.as_str());
+            let name = listener.name.as_str();
+            let mut id = names.listener(name);
+            // Connections that speak HTTP stay with the listener that did.
+            if before.and_then(|plan| plan.listener(id)).is_some_and(|old| !old.is_like(listener)) {
+                id = names.other_listener(name);
+            }
             let served = served(id).unwrap_or_default();
             Arc::new(compile_listener(config, index, listener, id, served))
         });
@@ -235,6 +240,17 @@ impl Plan {
             limits: config.limits.clone(),
             access_sample: config.access_log.as_ref().map(|log| log.sample.per_million()),
         })
+    }
+}
+
+impl Listener {
+    /// Whether it serves what the other does, HTTP or TCP.
+    fn is_like(&self, other: &config::Listener) -> bool {
+        matches!(
+            (&self.kind, &other.kind),
+            (ListenerKind::Http(_), config::ListenerKind::Http(_))
+                | (ListenerKind::Tcp(_), config::ListenerKind::Tcp(_))
+        )
     }
 }
 

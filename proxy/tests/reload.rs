@@ -15,6 +15,7 @@ on_both_drivers! {
     listeners_come_and_go,
     a_listener_that_moves_keeps_its_connections,
     a_listener_that_is_called_otherwise_loses_nobody,
+    a_listener_that_speaks_otherwise_loses_nobody,
     tunnels_outlive_many_configs,
     what_is_wrong_changes_nothing,
     what_the_machine_refuses_changes_nothing,
@@ -220,6 +221,40 @@ fn a_listener_that_is_called_otherwise_loses_nobody(io: &str) {
         assert_eq!(client.message().unwrap().body, b"ok");
     }
     proxy.metric_becomes(&["ringside_connections_total", "front"], "1");
+}
+
+fn a_listener_that_speaks_otherwise_loses_nobody(io: &str) {
+    let origin = Origin::bind();
+    let free = Origin::bind().address; // closed again, so that the port is free
+    let web = format!(r#"{{ name: web, address: "{free}", http: {{}} }}"#);
+    let one_worker = |listener: &str, routes: &str| {
+        setup(listener, &[origin.address], routes).replace("workers: 2", "workers: 1")
+    };
+    let http = one_worker(&web, ALL);
+    let tcp = one_worker(&web.replace("http: {}", "tcp: { service: origin }"), "");
+    let proxy = Proxy::start(io, &http);
+    let (mut answered, mut half) = (proxy.connect(), proxy.connect());
+    answered.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut server = origin.accept();
+    server.message().unwrap();
+    half.send("GET /half HTTP/1.1\r\nhost: web\r\n");
+    proxy.metric_becomes(&["ringside_connections_active", "web"], "2");
+    proxy.reload(&tcp);
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    let reply = answered.message().unwrap();
+    assert_eq!((&*reply.body, reply.header("connection")), (&b"ok"[..], Some("close")));
+    half.send("\r\n");
+    assert!(server.message().unwrap().head.contains(" /half "));
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    assert_eq!(half.message().unwrap().body, b"ok");
+    // And what connects now are bytes.
+    let mut bytes = Client::connect(free);
+    bytes.send("hello");
+    let mut other = origin.accept();
+    assert_eq!(other.exactly(5), b"hello");
+    proxy.reload(&http);
+    other.send("still");
+    assert_eq!(bytes.exactly(5), b"still");
 }
 
 fn tunnels_outlive_many_configs(io: &str) {

@@ -114,6 +114,14 @@ impl Names {
         ListenerId(self.listeners.number(name, self.turn))
     }
 
+    /// A new number for another listener of a name that there is: what has the old one is forgotten.
+    pub fn other_listener(&mut self, name: &str) -> ListenerId {
+        if let Some(number) = self.listeners.numbers.remove(name) {
+            self.listeners.names.remove(&number);
+        }
+        self.listener(name)
+    }
+
     /// The number of the route called `name`, new if the name is.
     pub fn route(&mut self, name: &str) -> RouteId {
         RouteId(self.routes.number(name, self.turn))
