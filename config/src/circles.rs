@@ -1,7 +1,10 @@
-//! What leads back to where it came from: a redirect that sends clients to itself, and a listener
-//! whose requests go to its own address. Warnings, and only where nothing else can come in between.
+//! What leads back to where it came from: redirects that send clients round, and listeners whose
+//! traffic comes to their own address again. Told only where nothing else can come in between.
 
-use crate::action::{Action, Redirect, RedirectPath};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+
+use crate::action::{Action, Redirect, RedirectPath, Rewrite};
 use crate::address::Address;
 use crate::diagnostic::quoted;
 use crate::listener::{Listener, ListenerKind};
@@ -12,22 +15,22 @@ use crate::source::Span;
 use crate::tree::{Node, Value};
 
 /// Pairs of a redirect and another route. In a config that has more, none is looked at.
-const PAIRS_MAX: usize = 10_000_000;
+const PAIRS_MAX: usize = 1_000_000;
+/// Redirects that lead to each other.
+const STEPS_MAX: usize = 8;
 
-pub(crate) fn warn_of_circles(
+pub(crate) fn tell_of_circles(
     tree: &Node,
     listeners: &[Listener],
     services: &[Service],
     routes: &[Route],
     report: &mut Report<'_>,
 ) {
-    let leads_to: Vec<Vec<usize>> = services
-        .iter()
-        .map(|service| {
-            (0..listeners.len()).filter(|&at| leads_to(service, &listeners[at])).collect()
-        })
-        .collect();
-    warn_of_tcp_circles(items(tree, "listeners"), listeners, services, &leads_to, report);
+    let leads_to = services.iter().map(|service| {
+        (0..listeners.len()).filter(|&at| leads_to(service, &listeners[at])).collect()
+    });
+    let leads_to: Vec<Vec<usize>> = leads_to.collect();
+    tell_of_tcp_circles(items(tree, "listeners"), listeners, services, routes, &leads_to, report);
     let items = items(tree, "routes");
     for (index, route) in routes.iter().enumerate() {
         if let Some((backend, listener)) = backend_circle(route, &leads_to) {
@@ -60,40 +63,100 @@ pub(crate) fn warn_of_circles(
     }
 }
 
-fn warn_of_tcp_circles(
+/// Each connection to such a listener would open the next until none is left: an error, but for
+/// circles that a route is part of.
+fn tell_of_tcp_circles(
     items: &[Node],
     listeners: &[Listener],
     services: &[Service],
+    routes: &[Route],
     leads_to: &[Vec<usize>],
     report: &mut Report<'_>,
 ) {
-    for (index, listener) in listeners.iter().enumerate() {
-        let ListenerKind::Tcp(tcp) = &listener.kind else { continue };
-        if leads_to[tcp.service].contains(&index) {
-            let message = format!(
-                "this listener connects to its own address, by the service {}",
-                quoted(&services[tcp.service].name)
-            );
-            report.add(
-                Problem::warning(place(items, index, &["tcp", "service"]), message)
-                    .path(format!("listeners[{index}].tcp.service"))
-                    .hint("each connection would open the next: name another endpoint"),
-            );
+    // From each listener, the services that all of its traffic may go to.
+    let mut goes_to: Vec<Vec<usize>> = vec![Vec::new(); listeners.len()];
+    for (listener, goes_to) in listeners.iter().zip(&mut goes_to) {
+        if let ListenerKind::Tcp(tcp) = &listener.kind {
+            goes_to.push(tcp.service);
         }
     }
+    let any = [HostPattern::Any];
+    for route in routes.iter().filter(|r| r.hosts == any && r.matches == [Match::default()]) {
+        for &listener in &route.listeners {
+            goes_to[listener].extend(forwards_unchanged(route));
+        }
+    }
+    for (index, listener) in listeners.iter().enumerate() {
+        let ListenerKind::Tcp(tcp) = &listener.kind else { continue };
+        let Some(way) = way_back(index, &goes_to, leads_to) else { continue };
+        let service = quoted(&services[tcp.service].name);
+        let message = match way.as_slice() {
+            [] => format!("this listener connects to its own address, by the service {service}"),
+            way => {
+                let way = way.iter().map(|at| quoted(&listeners[*at].name)).collect::<Vec<_>>();
+                let way = way.join(" and ");
+                format!(
+                    "this listener leads back to itself, by the service {service} and the listener {way}"
+                )
+            }
+        };
+        let is_tcp = |at: &usize| matches!(listeners[*at].kind, ListenerKind::Tcp(_));
+        let span = place(items, index, &["tcp", "service"]);
+        let problem = match way.iter().all(is_tcp) {
+            true => Problem::error(span, message),
+            false => Problem::warning(span, message),
+        };
+        report.add(
+            problem
+                .path(format!("listeners[{index}].tcp.service"))
+                .hint("each connection would open the next: name another endpoint"),
+        );
+    }
+}
+
+/// The listeners between one and itself, in the fewest steps.
+fn way_back(from: usize, goes_to: &[Vec<usize>], leads_to: &[Vec<usize>]) -> Option<Vec<usize>> {
+    let mut before: HashMap<usize, usize> = HashMap::new();
+    let mut ahead = VecDeque::from([from]);
+    while let Some(here) = ahead.pop_front() {
+        for &next in goes_to[here].iter().flat_map(|service| &leads_to[*service]) {
+            if next == from {
+                let back = |at: &usize| before.get(at).copied();
+                let way = std::iter::successors(Some(here), back).take_while(|at| *at != from);
+                let mut way: Vec<usize> = way.collect();
+                way.reverse();
+                return Some(way);
+            }
+            if let Entry::Vacant(entry) = before.entry(next) {
+                entry.insert(here);
+                ahead.push_back(next);
+            }
+        }
+    }
+    None
 }
 
 /// A service and a listener of the route that the service leads to.
 fn backend_circle(route: &Route, leads_to: &[Vec<usize>]) -> Option<(usize, usize)> {
-    let Action::Forward(backends) = &route.action else { return None };
-    // Another host or path may well be another route.
-    if route.rewrite.host.is_some() || route.rewrite.prefix.is_some() {
-        return None;
-    }
-    backends.iter().find_map(|backend| {
-        let mut own = leads_to[backend.service].iter().filter(|at| route.listeners.contains(at));
-        own.next().map(|&own| (backend.service, own))
+    forwards_unchanged(route).find_map(|service| {
+        let mut own = leads_to[service].iter().filter(|at| route.listeners.contains(at));
+        own.next().map(|&own| (service, own))
     })
+}
+
+/// The services that get a route's requests as they came: with another host, path or header one may
+/// be another route's the next time.
+fn forwards_unchanged(route: &Route) -> impl Iterator<Item = usize> {
+    let backends = match &route.action {
+        Action::Forward(backends)
+            if route.rewrite == Rewrite::default() && route.request_headers.is_empty() =>
+        {
+            backends.as_slice()
+        }
+        _ => &[],
+    };
+    let unchanged = backends.iter().filter(|b| b.request_headers.is_empty() && b.weight > 0);
+    unchanged.map(|backend| backend.service)
 }
 
 fn leads_to(service: &Service, listener: &Listener) -> bool {
@@ -110,47 +173,100 @@ fn leads_to(service: &Service, listener: &Listener) -> bool {
     })
 }
 
-/// The path by which a redirect surely leads to its own route again.
+/// A match of a route, on one of its listeners and hosts.
+#[derive(Clone, Copy)]
+struct Taken<'c> {
+    listener: usize,
+    host: &'c HostPattern,
+    route: &'c Route,
+    condition: &'c Match,
+}
+
+/// The path by which a redirect surely leads to its own match again, alone or by way of others.
 fn redirect_circle(route: &Route, routes: &[Route]) -> Option<String> {
-    // What a new host or port leads to is not known here.
-    let Action::Redirect(Redirect { scheme: None, host: None, port: None, path, status }) =
-        &route.action
-    else {
-        return None;
-    };
-    // Of a browser that is sent elsewhere with 301 to 303, what was a POST is a GET.
-    let comes_again = |condition: &&Match| {
-        // Cookies are what such a redirect may set.
-        condition.cookies.is_empty()
-            && (condition.methods.is_empty()
-                || matches!(status, 307 | 308)
-                || condition.methods.iter().any(|method| method == "GET"))
-    };
-    route.matches.iter().filter(comes_again).find_map(|condition| {
-        // As a prefix, it is what becomes of a path that is no longer than what matched.
-        let (RedirectPath::Whole(target) | RedirectPath::Prefix(target)) = path.as_ref()?;
-        let is_taken = takes(condition.path.as_ref(), target)
-            && !routes.iter().any(|rival| may_come_before(rival, route, condition, target));
-        is_taken.then(|| target.clone())
+    let places = route.listeners.iter().flat_map(|&listener| {
+        let hosts = route.hosts.iter();
+        hosts.flat_map(move |host| route.matches.iter().map(move |m| (listener, host, m)))
+    });
+    places.into_iter().find_map(|(listener, host, condition)| {
+        let begin = Taken { listener, host, route, condition };
+        // What it is asked for first: nothing is said of what follows a prefix.
+        let asked = match &condition.path {
+            None => "/",
+            Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => path,
+            Some(PathMatch::Regex(_)) => "",
+        };
+        let first = begin.leads_to(asked)?;
+        let (mut here, mut path) = (begin, first.clone());
+        for _ in 0..STEPS_MAX {
+            here = here.next(routes, begin, &path)?;
+            if std::ptr::eq(here.condition, begin.condition) {
+                return Some(first);
+            }
+            path = here.leads_to(&path)?;
+        }
+        None
     })
 }
 
-/// Whether another route may take the path where this match of ours does.
-fn may_come_before(rival: &Route, ours: &Route, condition: &Match, path: &str) -> bool {
-    if std::ptr::eq(rival, ours) || rival.priority < ours.priority {
-        return false;
+impl<'c> Taken<'c> {
+    /// The path that a client is sent to, on the same host.
+    fn leads_to(&self, path: &str) -> Option<String> {
+        // What a new host or port leads to is not known here.
+        let Action::Redirect(Redirect { scheme: None, host: None, port: None, path: to, .. }) =
+            &self.route.action
+        else {
+            return None;
+        };
+        match (to.as_ref()?, &self.condition.path) {
+            (RedirectPath::Whole(to), _) => Some(to.clone()),
+            (RedirectPath::Prefix(to), Some(PathMatch::Prefix(old))) => {
+                let rest = path.strip_prefix(old.trim_end_matches('/'))?;
+                Some(format!("{}{rest}", to.trim_end_matches('/')))
+            }
+            (RedirectPath::Prefix(to), _) => Some(to.clone()),
+        }
     }
-    let mut common = rival.listeners.iter().filter(|listener| ours.listeners.contains(listener));
-    let meets = |host: &HostPattern| ours.hosts.iter().any(|our| hosts_meet(host, our));
-    // The same hosts: the better path wins.
-    let is_better_by_host = rival.hosts != ours.hosts || rival.priority > ours.priority;
-    common.next().is_some()
-        && rival.hosts.iter().any(meets)
-        && rival.matches.iter().any(|theirs| {
-            let better =
-                is_better_by_host || worth(theirs.path.as_ref()) >= worth(condition.path.as_ref());
-            better && takes(theirs.path.as_ref(), path)
-        })
+
+    /// The match that surely takes the path on this listener and host.
+    fn next(&self, routes: &'c [Route], begin: Taken<'c>, path: &str) -> Option<Taken<'c>> {
+        let takers = routes.iter().filter(|route| route.listeners.contains(&self.listener));
+        let takers = takers.flat_map(|route| {
+            let hosts = route.hosts.iter().filter(|theirs| encloses(theirs, self.host));
+            hosts.flat_map(move |theirs| {
+                let matches = route.matches.iter();
+                let matches = matches.filter(|condition| takes(condition.path.as_ref(), path));
+                matches.map(move |condition| {
+                    let rank = (route.priority, width(theirs), worth(condition.path.as_ref()));
+                    (rank, Taken { route, condition, ..*self })
+                })
+            })
+        });
+        let (mut best, mut rivals) = (None, 0);
+        for (rank, taken) in takers {
+            match best {
+                Some((known, _)) if rank < known => {}
+                Some((known, _)) if rank == known => rivals += 1,
+                _ => (best, rivals) = (Some((rank, taken)), 0),
+            }
+        }
+        let (_, taken) = best.filter(|_| rivals == 0)?;
+        taken.comes_again(begin).then_some(taken)
+    }
+
+    /// Whether whoever is sent here by `begin` meets all conditions but that on the path.
+    fn comes_again(&self, begin: Taken<'_>) -> bool {
+        let Match { methods, headers, cookies, query, source_ips, .. } = self.condition;
+        // Sent elsewhere with 301 to 303, what was a POST is a GET in a browser.
+        let by_get = methods.is_empty() || methods.iter().any(|method| method == "GET");
+        let is_same = std::ptr::eq(self.condition, begin.condition);
+        let keeps_method =
+            matches!(&self.route.action, Action::Redirect(Redirect { status: 307 | 308, .. }));
+        // Cookies are what a redirect may set.
+        cookies.is_empty()
+            && (by_get || is_same && keeps_method)
+            && (is_same || headers.is_empty() && query.is_empty() && source_ips.is_empty())
+    }
 }
 
 /// The order of paths: exact, a regex, the longest prefix.
@@ -174,16 +290,27 @@ fn takes(pattern: Option<&PathMatch>, path: &str) -> bool {
     }
 }
 
-fn hosts_meet(a: &HostPattern, b: &HostPattern) -> bool {
-    let below = |name: &str, suffix: &str| {
-        name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    match (a, b) {
-        (HostPattern::Any, _) | (_, HostPattern::Any) => true,
-        (HostPattern::Exact(a), HostPattern::Exact(b)) => a == b,
-        (HostPattern::Exact(name), HostPattern::Wildcard(suffix))
-        | (HostPattern::Wildcard(suffix), HostPattern::Exact(name)) => below(name, suffix),
-        (HostPattern::Wildcard(a), HostPattern::Wildcard(b)) => below(a, b) || below(b, a),
+/// Whether a host pattern takes all that another does.
+fn encloses(outer: &HostPattern, inner: &HostPattern) -> bool {
+    match (outer, inner) {
+        (HostPattern::Any, _) => true,
+        (HostPattern::Wildcard(suffix), HostPattern::Exact(name)) => {
+            name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        }
+        (HostPattern::Wildcard(suffix), HostPattern::Wildcard(name)) => {
+            let rest = name.strip_suffix(suffix.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        }
+        (outer, inner) => outer == inner,
+    }
+}
+
+/// The order of hosts: exact, the longest wildcard, any.
+fn width(host: &HostPattern) -> (u8, usize) {
+    match host {
+        HostPattern::Any => (0, 0),
+        HostPattern::Wildcard(suffix) => (1, suffix.len()),
+        HostPattern::Exact(_) => (2, 0),
     }
 }
 

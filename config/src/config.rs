@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::access_log::{ACCESS_LOG, AccessLog, access_log};
 use crate::address::Address;
-use crate::circles::warn_of_circles;
+use crate::circles::tell_of_circles;
 use crate::defaults::{DEFAULTS, read_alone};
 use crate::definition::{Key, Kind, Object};
 use crate::dns::{RESOLVER, Resolver, resolver};
@@ -206,7 +206,7 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
         check_subsets(tree, services, routes, fields.report)?;
         // Where something is missing, numbers do not name what they should.
         if let Some(listeners) = listeners.as_ref().filter(|_| !fields.report.has_errors()) {
-            warn_of_circles(tree, listeners, services, routes, fields.report);
+            tell_of_circles(tree, listeners, services, routes, fields.report);
         }
     }
     version?;

@@ -60,6 +60,7 @@ mod name;
 mod names;
 mod overlap;
 mod path;
+mod path_regex;
 mod process;
 mod reader;
 mod reference;

@@ -13,6 +13,8 @@ use crate::condition::{Condition, Test};
 use crate::diagnostic::quoted;
 use crate::listener::{Listener, ListenerKind};
 use crate::path::normal_path;
+use crate::path_regex::fits_some_path;
+use crate::regex::Regex;
 use crate::report::{Problem, Report};
 use crate::route::{HostPattern, Match, PathMatch, Route};
 use crate::source::Span;
@@ -127,6 +129,7 @@ fn warn_of_odd_paths(
     report: &mut Report<'_>,
 ) -> Vec<bool> {
     let mut odd = vec![false; routes.len()];
+    let mut looks = LOOKS_MAX;
     for (route, index) in routes.iter().zip(0..) {
         let normalizes = route.listeners.iter().all(|listener| normalizes[*listener]);
         for (at, condition) in route.matches.iter().enumerate() {
@@ -142,13 +145,23 @@ fn warn_of_odd_paths(
                     ),
                     format!("write {}, or set `normalize_path: false`", quoted(&normal)),
                 )
-            } else if let Some(first) = begins_unlike_a_path(path) {
+            } else if let Some(regex) = regex_of(condition)
+                && !fits_some_path(regex, normalizes, &mut looks)
+            {
                 odd[index] = true;
+                let hint = match normalizes {
+                    true => {
+                        "it has to fit the whole of a path in normal form: from its `/` to before the \
+                         `?`, with escapes in capitals, such as `%C3`"
+                    }
+                    false => "it has to fit the whole of a path: from its `/` to before the `?`",
+                };
                 (
                     format!(
-                        "this regex can never match: a path begins with `/`, not with `{first}`"
+                        "the regex {} can never match: no path is like that",
+                        quoted(regex.as_str())
                     ),
-                    "it has to fit the whole path: begin it with `/`, or with `.*`".to_owned(),
+                    hint.to_owned(),
                 )
             } else if let Some((path, other)) = other_spelling(path, route) {
                 (
@@ -168,22 +181,21 @@ fn warn_of_odd_paths(
     odd
 }
 
+/// The regex that a path has to fit. CONNECT has no path, which is another matter.
+fn regex_of(condition: &Match) -> Option<&Regex> {
+    match &condition.path {
+        Some(PathMatch::Regex(regex)) if !condition.methods.iter().any(|m| m == "CONNECT") => {
+            Some(regex)
+        }
+        _ => None,
+    }
+}
+
 /// Requests are made normal before they are matched. A path that is not, and what it would be.
 fn normal_form(path: &PathMatch) -> Option<(&str, String)> {
     let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = path else { return None };
     let normal = String::from_utf8(normal_path(path.as_bytes())?).ok()?;
     (normal != *path).then_some((path, normal))
-}
-
-/// The letter that a regex surely wants first.
-fn begins_unlike_a_path(path: &PathMatch) -> Option<char> {
-    let PathMatch::Regex(regex) = path else { return None };
-    let text = regex.as_str();
-    let text = text.strip_prefix('^').unwrap_or(text);
-    let mut chars = text.chars();
-    let first = chars.next().filter(char::is_ascii_alphanumeric)?;
-    let may_be_left_out = matches!(chars.next(), Some('?' | '*' | '{'));
-    (!may_be_left_out && !text.contains('|')).then_some(first)
 }
 
 /// A path with an escaped slash, and the same with the other spelling of that, unless the route

@@ -89,7 +89,7 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 /// RFC 3986 §3.3: whether a path may hold it as it is.
-fn is_plain(byte: u8) -> bool {
+pub(crate) fn is_plain(byte: u8) -> bool {
     is_unreserved(byte) || b"/!$&'()*+,;=:@".contains(&byte)
 }
 

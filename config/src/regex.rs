@@ -44,15 +44,25 @@ impl Regex {
     }
 
     pub fn is_match(&self, text: impl IntoIterator<Item = u8>) -> bool {
-        let Compiled { states, start, .. } = &*self.0;
-        let mut state = *start;
-        for byte in text {
-            state = states.next_state(state, byte);
-            if states.is_dead_state(state) {
-                return false;
-            }
-        }
-        states.is_match_state(states.next_eoi_state(state))
+        let mut text = text.into_iter();
+        let end = text.try_fold(self.start(), |state, byte| self.next(state, byte));
+        end.is_some_and(|end| self.ends(end))
+    }
+
+    /// Where a text begins; for those who walk all texts at once.
+    pub(crate) fn start(&self) -> StateID {
+        self.0.start
+    }
+
+    /// Where a byte leads; `None`: no text that goes on like this fits.
+    pub(crate) fn next(&self, state: StateID, byte: u8) -> Option<StateID> {
+        let state = self.0.states.next_state(state, byte);
+        (!self.0.states.is_dead_state(state)).then_some(state)
+    }
+
+    /// Whether a text that ends here fits.
+    pub(crate) fn ends(&self, state: StateID) -> bool {
+        self.0.states.is_match_state(self.0.states.next_eoi_state(state))
     }
 
     fn compile(text: &str) -> Result<Regex, Complaint> {
