@@ -134,6 +134,25 @@ impl Document {
         state_dir(self.tree.get("state_dir")?, &mut report)
     }
 
+    /// What files say of `state_dir` that are no document, cut off somewhere: of their lines, the whole
+    /// one that says it.
+    pub fn state_of_lines(paths: &[PathBuf]) -> Option<State> {
+        let texts = read_texts(paths).ok()?;
+        texts.iter().find_map(|text| {
+            let (name, bytes, format) = text.parts_and_format();
+            let (whole, _cut) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n')?);
+            let whole = String::from_utf8_lossy(whole);
+            whole.lines().find_map(|line| {
+                let line = match format {
+                    Format::Json => format!("{{{}}}", line.trim().trim_end_matches(',')),
+                    Format::Yaml | Format::Toml => line.to_owned(),
+                };
+                let says = line.trim_start_matches(['{', '"', ' ']).starts_with("state_dir");
+                says.then(|| Document::parse(name, line.as_bytes(), format).ok()?.state())?
+            })
+        })
+    }
+
     /// Reads files and folders as [`Document::load`] does, but as a push: `${NAME}` stays what it is.
     pub fn load_for_push(paths: &[PathBuf]) -> Result<Document, Failure> {
         let document = read(read_texts(paths)?, None).map_err(Failure::Invalid)?;

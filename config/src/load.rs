@@ -110,6 +110,10 @@ impl Text {
         (&self.name, &self.bytes)
     }
 
+    pub(crate) fn parts_and_format(&self) -> (&str, &[u8], Format) {
+        (&self.name, &self.bytes, self.format)
+    }
+
     /// At most one byte more than may be there, so that too much is noticed and not stored.
     pub(crate) fn new(name: &str, bytes: &[u8], format: Format) -> Text {
         let bytes = bytes[..bytes.len().min(SOURCE_BYTES_MAX + 1)].to_vec();

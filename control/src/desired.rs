@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,7 +86,8 @@ impl Initial {
 pub(crate) struct Desired {
     files: Vec<PathBuf>,
     source: Source,
-    began_with_push: bool,
+    /// What is live came by a push, now or before a restart.
+    has_push: AtomicBool,
     pub(crate) state_dir: Option<StateDir>,
     /// Pushed endpoints are about to be written down.
     pub(crate) saves_endpoints: AtomicBool,
@@ -230,7 +231,7 @@ impl Desired {
         Desired {
             files,
             source,
-            began_with_push: is_pushed,
+            has_push: AtomicBool::new(is_pushed),
             state_dir: state,
             saves_endpoints: AtomicBool::new(false),
             say,
@@ -251,7 +252,7 @@ impl Desired {
 
     /// Whether there is nothing to serve before somebody pushes it.
     pub(crate) fn awaits_push(&self) -> bool {
-        self.source == Source::Push && !self.began_with_push && self.newest().number == 1
+        self.source == Source::Push && !self.has_push.load(Ordering::Acquire)
     }
 
     /// Waits until nobody else changes anything.
@@ -419,6 +420,18 @@ impl<P: DataPlane> State<P> {
         self.given_back.notify_one();
     }
 
+    /// What the files say was pushed too: it runs already, and has to outlive them.
+    async fn keep_first_push(&self, document: Document, origin: &str) -> Result<(), Denial> {
+        if let Some(dir) = self.desired.state_dir.clone() {
+            let origin = origin.to_owned();
+            let kept =
+                in_background(move || dir.write_config(&document, &origin, true)?.put_in_place());
+            kept.await.map_err(Denial::NotSaved)?;
+        }
+        self.desired.has_push.store(true, Ordering::Release);
+        Ok(())
+    }
+
     async fn change_in_turn(
         self: &Arc<Self>,
         terms: Terms,
@@ -451,6 +464,9 @@ impl<P: DataPlane> State<P> {
             return Ok(Outcome::Tried { changes, warnings: loaded.warnings, hash });
         }
         if loaded.hash == newest.loaded.hash {
+            if self.desired.awaits_push() {
+                self.keep_first_push(document, &terms.origin).await?;
+            }
             return Ok(Outcome::Unchanged(newest));
         }
         let (answers, heard): (Vec<_>, Vec<_>) =
@@ -476,6 +492,7 @@ impl<P: DataPlane> State<P> {
             Ok((document.rest(), loaded.without_routes()))
         });
         let (document, loaded) = applied.await?;
+        self.desired.has_push.store(true, Ordering::Release);
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         let generation = Arc::new(Generation {

@@ -1,11 +1,15 @@
 //! What outlives the process: the last config that was live, and pushed endpoints.
 //!
 //! Files are written beside the old one, synced and renamed: after a crash or on a full disk the old
-//! one is still whole.
+//! one is still whole. They are for our own eyes, as there may be secrets in a config, and the folder
+//! is one process' at a time.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::{Document, EndpointPush, Format};
@@ -16,6 +20,9 @@ pub const STATE_DIR_USUAL: &str = "/var/lib/ringside";
 
 const CONFIG: &str = "config.json";
 const ENDPOINTS: &str = "endpoints.json";
+const LOCK: &str = "lock";
+/// So long a process that begins waits for the one before it to be gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// A config, and what is said of it.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -23,6 +30,8 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
+    /// Open for as long as the folder is ours.
+    _lock: Arc<File>,
 }
 
 /// A config that was live.
@@ -44,9 +53,23 @@ pub(crate) struct Written {
 
 impl StateDir {
     /// Makes the folder if it is not there, and tries whether it can be written.
+    ///
+    /// # Errors
+    /// It cannot, or, as [`io::ErrorKind::WouldBlock`], another process has it.
     pub fn open(path: &Path) -> io::Result<StateDir> {
-        fs::create_dir_all(path)?;
-        let state = StateDir { path: path.to_owned() };
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let lock = private_file(&path.join(LOCK))?;
+        let until = SystemTime::now() + LOCK_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if SystemTime::now() < until => {
+                    sleep(Duration::from_millis(20));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let state = StateDir { path: path.to_owned(), _lock: Arc::new(lock) };
         let probe = state.write("probe", b"")?;
         fs::remove_file(probe.from)?;
         Ok(state)
@@ -122,7 +145,7 @@ impl StateDir {
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<Written> {
         let (from, to) = (self.path.join(format!("{name}.new")), self.path.join(name));
-        let written = File::create(&from).and_then(|mut file| {
+        let written = private_file(&from).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
         });
@@ -147,6 +170,11 @@ impl Written {
     }
 }
 
+/// Empty, and nobody else's to read.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 pub(crate) fn seconds_since_1970(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -154,17 +182,22 @@ pub(crate) fn seconds_since_1970(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn what_is_saved_comes_back() {
         let path = std::env::temp_dir().join(format!("ringside-state-{}", std::process::id()));
         let state = StateDir::open(&path).unwrap();
+        let other = StateDir::open(&path).unwrap_err();
+        assert_eq!(other.kind(), io::ErrorKind::WouldBlock, "it is ours");
         assert!(state.config().unwrap().is_none() && state.endpoints().unwrap().is_empty());
         let text = b"listeners: [{ name: web, address: \"127.0.0.1:1\", http: {} }]";
         let document = Document::parse("test", text, Format::Yaml).unwrap();
         let written = state.write_config(&document, "a test", true).unwrap();
         assert!(state.config().unwrap().is_none(), "not yet in its place");
         written.put_in_place().unwrap();
+        let mode = fs::metadata(path.join(CONFIG)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "there may be secrets in it");
         let saved = state.config().unwrap().unwrap();
         assert_eq!(saved.document.hash(), document.hash());
         assert!(saved.is_pushed && saved.origin == "a test" && saved.at_s > 1_700_000_000);

@@ -21,7 +21,10 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
         (Some(path), _) => State::In(path.clone()),
         (None, Ok(loaded)) => loaded.config.state.clone(),
         (None, Err(_)) => {
-            let said = read.as_ref().ok().and_then(Document::state);
+            let said = match &read {
+                Ok(document) => document.state(),
+                Err(_) => Document::state_of_lines(files),
+            };
             said.unwrap_or(State::Usual)
         }
     };
@@ -82,13 +85,26 @@ fn open(wanted: &State, source: Source) -> Result<Option<StateDir>, StartError> 
         }
         State::Usual if source == Source::File => {
             let usual = PathBuf::from(STATE_DIR_USUAL);
-            return Ok(usual.is_dir().then(|| StateDir::open(&usual).ok()).flatten());
+            let opened = usual.is_dir().then(|| StateDir::open(&usual));
+            if let Some(Err(error)) = &opened
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                say(format_args!(
+                    "{STATE_DIR_USUAL} is another ringside's: nothing is kept for a restart; give \
+                     this one its own by --state"
+                ));
+            }
+            return Ok(opened.and_then(Result::ok));
         }
         State::Usual => PathBuf::from(STATE_DIR_USUAL),
         State::In(path) => path.clone(),
     };
     StateDir::open(&path).map(Some).map_err(|error| {
-        let why = format!("{} cannot be written: {error}; give another by --state", path.display());
+        let what = match error.kind() {
+            io::ErrorKind::WouldBlock => "is another ringside's".to_owned(),
+            _ => format!("cannot be written: {error}"),
+        };
+        let why = format!("{} {what}; give another by --state", path.display());
         StartError::State(io::Error::new(error.kind(), why))
     })
 }
@@ -149,7 +165,7 @@ fn last_good(
 fn pushed_last(mut initial: Initial) -> Initial {
     let Some(dir) = &initial.state else { return initial };
     match dir.config() {
-        Ok(Some(saved)) => {
+        Ok(Some(saved)) if saved.is_pushed => {
             let document = initial.document.replaced_by(&saved.document.without_boot_keys());
             match document.check_boot() {
                 Ok(loaded) => {
@@ -162,7 +178,7 @@ fn pushed_last(mut initial: Initial) -> Initial {
                 )),
             }
         }
-        Ok(None) => say(format_args!("nothing was pushed yet: not ready before there is a config")),
+        Ok(_) => say(format_args!("nothing was pushed yet: not ready before there is a config")),
         Err(error) => say(format_args!("what was pushed last cannot be used: {error}")),
     }
     initial

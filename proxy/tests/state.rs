@@ -270,3 +270,53 @@ fn pushed_endpoints_come_back_with_their_age() {
     assert_eq!(proxy.probes().get("/readyz").status(), 503);
     stop(proxy);
 }
+
+#[test]
+fn a_file_that_is_cut_off_still_says_where_its_last_good_config_is() {
+    let folder = Folder::new("cut-off");
+    let text = format!("state_dir: {}\n{}", folder.path(), setup());
+    let proxy = Proxy::start_with(&text, &[]);
+    wait_for(&folder.0.join("config.json"));
+    stop(proxy);
+    let cut = format!("{}\nlisteners:\n - {{ name: web, address: ", text.lines().next().unwrap());
+    let proxy = Proxy::start_with(&cut, &[]);
+    assert!(proxy.said.join("\n").contains("THE CONFIG IS NOT USED"));
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    stop(proxy);
+}
+
+#[test]
+fn the_first_push_counts_also_where_it_says_what_the_file_says() {
+    let folder = Folder::new("first-push");
+    let text = setup();
+    // What the file said was never pushed.
+    let proxy = Proxy::start_with(&text, &["--state", folder.path()]);
+    wait_for(&folder.0.join("config.json"));
+    stop(proxy);
+    let arguments = ["--source", "push", "--state", folder.path()];
+    let proxy = Proxy::start_with(&text, &arguments);
+    assert_eq!(proxy.probes().get("/readyz").status(), 503);
+    let config = String::from_utf8(ask(&proxy, "GET /v1/config", "").body).unwrap();
+    let reply = ask(&proxy, "PUT /v1/config", &config);
+    assert_eq!((reply.status(), &json_of(&reply)["generation"]), (200, &json!(1)));
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+    stop(proxy);
+    let proxy = Proxy::start_with(&text, &arguments);
+    assert_eq!(proxy.probes().get("/readyz").status(), 200);
+    stop(proxy);
+}
+
+#[test]
+fn a_state_directory_is_one_process_at_a_time() {
+    let folder = Folder::new("locked");
+    let proxy = Proxy::start_with(&setup(), &["--state", folder.path()]);
+    let file = config_file(&setup());
+    let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+        .args(["run", "-c", file.to_str().unwrap(), "--state", folder.path()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("another ringside's"), "{said}");
+    fs::remove_file(file).unwrap();
+    stop(proxy);
+}

@@ -117,3 +117,65 @@ fn a_folder_that_is_gone_is_watched_again_when_it_is_back() {
     fs::write(&path, text(&base, "three")).unwrap();
     is_live(&proxy, 3);
 }
+
+#[test]
+fn what_a_symlink_leads_to_is_watched_wherever_it_is() {
+    let folder = Folder::new("links");
+    let base = config(echo_origin(), "", "", "");
+    let release = |number: &str, name: &str| {
+        fs::create_dir_all(folder.join("releases").join(number)).unwrap();
+        let path = folder.join("releases").join(number).join("ringside.yaml");
+        fs::write(&path, text(&base, name)).unwrap();
+        path
+    };
+    release("1", "one");
+    symlink("releases/1", folder.join("current")).unwrap();
+    let proxy = start(&folder.join("current/ringside.yaml"));
+    // As deployments do it, far above the file.
+    let second = release("2", "two");
+    symlink("releases/2", folder.join("next")).unwrap();
+    fs::rename(folder.join("next"), folder.join("current")).unwrap();
+    is_live(&proxy, 2);
+    // The file that it leads to now.
+    fs::write(&second, text(&base, "three")).unwrap();
+    is_live(&proxy, 3);
+    let elsewhere = folder.join("elsewhere.yaml");
+    fs::write(&elsewhere, text(&base, "four")).unwrap();
+    fs::remove_file(&second).unwrap();
+    symlink("../../elsewhere.yaml", &second).unwrap();
+    is_live(&proxy, 4);
+    fs::write(&elsewhere, text(&base, "five")).unwrap();
+    is_live(&proxy, 5);
+    // What it led to before is none of ours.
+    release("1", "six");
+    fs::write(&elsewhere, text(&base, "seven")).unwrap();
+    is_live(&proxy, 6);
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.metric_becomes(&["ringside_config_generation"], "6");
+}
+
+#[test]
+fn a_folder_that_is_moved_away_is_watched_in_its_new_place() {
+    let folder = Folder::new("moved");
+    let inner = folder.join("etc/ringside");
+    let path = inner.join("ringside.yaml");
+    let base = config(echo_origin(), "", "", "");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(&path, text(&base, "one")).unwrap();
+    let proxy = start(&inner);
+    for (generation, name) in [(2, "two"), (4, "three")] {
+        fs::rename(&inner, folder.join(&format!("old-{generation}"))).unwrap();
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(&path, text(&base, name)).unwrap();
+        is_live(&proxy, generation);
+        fs::write(&path, text(&base, &format!("{name}-again"))).unwrap();
+        is_live(&proxy, generation + 1);
+    }
+    fs::rename(folder.join("etc"), folder.join("gone")).unwrap();
+    proxy.says("cannot read");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(&path, text(&base, "back")).unwrap();
+    is_live(&proxy, 6);
+    fs::write(inner.join("more.yaml"), "services: [{ name: x, pushed: {} }]").unwrap();
+    is_live(&proxy, 7);
+}
