@@ -32,13 +32,11 @@ impl At {
             (At::Begin | At::Star, _) | (At::Slash | At::Dot | At::Dots, b'/') => None,
             (At::Slash, b'.') => Some(At::Dot),
             (At::Dot, b'.') => Some(At::Dots),
-            (At::Percent, digit) if digit.is_ascii_hexdigit() => Some(At::Digit(digit)),
-            // Escapes are in capitals, but for `%2f`; a broken one stays as it is.
+            // Escapes are in capitals, but for `%2f`.
             (At::Digit(b'2'), b'f') => Some(At::Inside),
-            (At::Digit(first), second) if second.is_ascii_hexdigit() => {
-                let is_normal = ![first, second].iter().any(u8::is_ascii_lowercase);
-                is_normal.then_some(At::Inside)
-            }
+            (At::Percent, b'0'..=b'9' | b'A'..=b'F') => Some(At::Digit(byte)),
+            (At::Digit(_), b'0'..=b'9' | b'A'..=b'F') => Some(At::Inside),
+            (At::Percent | At::Digit(_), _) => None,
             (_, b'/') => Some(At::Slash),
             (_, b'%') => Some(At::Percent),
             (_, byte) => crate::path::is_plain(byte).then_some(At::Inside),
@@ -56,7 +54,7 @@ impl At {
     }
 
     fn may_end(self) -> bool {
-        !matches!(self, At::Begin | At::Dot | At::Dots)
+        matches!(self, At::Slash | At::Inside | At::Star)
     }
 }
 
@@ -118,8 +116,9 @@ mod tests {
             ("/caf%C3%A9", true, true),
             ("/a%2fb", true, true),
             ("/a%2[fF]b", true, true),
-            ("/%zz/%", true, true),
-            ("/%c", true, true),
+            ("/%zz/%", false, true),
+            ("/%25zz/%25", true, true),
+            ("/%c", false, true),
             ("/\u{fc}", false, true),
             (r"/\{x\}", false, true),
             ("/[\\x00-\\x20]", false, false),
