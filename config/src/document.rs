@@ -589,16 +589,18 @@ pub(crate) fn as_json(node: &Node) -> Json {
 /// With what the tables say of keys that were left out.
 fn effective(node: &Node, object: &'static Object) -> Json {
     let mut map = Map::new();
+    let chosen = object.one_of.iter().find(|choice| node.get(choice).is_some());
     for key in object.keys {
+        let is_idle = key.only_with.is_some_and(|choice| chosen.is_some_and(|it| *it != choice));
         match (node.get(key.name), key.presence) {
             (Some(value), _) => {
                 map.insert(key.name.to_owned(), effective_value(value, &key.kind));
             }
-            (None, Presence::Default(text)) => {
+            (None, Presence::Default(text)) if !is_idle => {
                 let value = effective_value(&default_node(text), &key.kind);
                 map.insert(key.name.to_owned(), value);
             }
-            (None, Presence::Required | Presence::Optional | Presence::NotYet) => {}
+            (None, _) => {}
         }
     }
     map.remove("defaults");

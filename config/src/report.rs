@@ -1,6 +1,7 @@
 //! What is wrong, collected while the reader goes on.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::source::{Sources, Span};
@@ -8,6 +9,9 @@ use crate::source::{Sources, Span};
 /// More are counted, not kept: a file of a million mistakes has one cause. Warnings have the room
 /// that errors leave; how many are missing takes a place for each.
 const DIAGNOSTICS_MAX: usize = 98;
+
+/// What is there more than once is counted once, of as many as these.
+const SEEN_MAX: usize = 100_000;
 
 /// One mistake on its way into the report.
 #[derive(Clone)]
@@ -79,9 +83,11 @@ pub(crate) struct Report<'s> {
     path: Vec<Step>,
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
-    seen: HashSet<(u32, u32, String)>,
+    /// Hashes of the places and messages of so many that were found.
+    seen: HashSet<u64>,
+    hasher: RandomState,
     /// Of these values the reason why they are wrong was told.
-    told: Vec<Span>,
+    told: HashSet<Span>,
     /// Only errors are told now, and only of what somebody has written.
     only_written: bool,
     errors_not_kept: usize,
@@ -96,7 +102,8 @@ impl<'s> Report<'s> {
             errors: Vec::new(),
             warnings: Vec::new(),
             seen: HashSet::new(),
-            told: Vec::new(),
+            hasher: RandomState::new(),
+            told: HashSet::new(),
             only_written: false,
             errors_not_kept: 0,
             warnings_not_kept: 0,
@@ -109,19 +116,21 @@ impl<'s> Report<'s> {
             return;
         }
         let Complaint { message, hint } = complaint;
+        if self.told.contains(&span) {
+            return;
+        }
+        // A YAML alias brings the same mistake to several places, and what follows from a mistake is
+        // found again.
+        let same = self.hasher.hash_one((span.file, span.start, &message));
+        if self.seen.len() < SEEN_MAX && !self.seen.insert(same) {
+            return;
+        }
         let (kept, not_kept) = match severity {
             Severity::Error => (&mut self.errors, &mut self.errors_not_kept),
             Severity::Warning => (&mut self.warnings, &mut self.warnings_not_kept),
         };
         if kept.len() >= DIAGNOSTICS_MAX {
             *not_kept += 1;
-            return;
-        }
-        if self.told.contains(&span) {
-            return;
-        }
-        // A YAML alias brings the same mistake to several places.
-        if !self.seen.insert((span.file, span.start, message.clone())) {
             return;
         }
         let place = self.sources.place(span);
@@ -143,7 +152,7 @@ impl<'s> Report<'s> {
     pub(crate) fn add_reason(&mut self, problem: Problem) {
         let span = problem.span;
         self.add(problem);
-        self.told.push(span);
+        self.told.insert(span);
     }
 
     /// An error that is added now is only counted: no need to look for a good hint.

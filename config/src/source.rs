@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use crate::diagnostic::{Excerpt, Place};
 
 /// A range of bytes in one of the [`Sources`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Span {
     /// Index into [`Sources`]; `u32::MAX` for a value that no file holds, such as a default.
     pub(crate) file: u32,

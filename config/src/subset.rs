@@ -46,7 +46,9 @@ pub(crate) fn check_subsets(
                 let name = &service.name;
                 let message = format!("routes cut `{name}` into more than {SUBSETS_MAX} parts");
                 Problem::error(span, message).hint("make it several services")
-            } else if let Some(why) = never_has_any(service, &backend.labels, &mut looks) {
+            } else if backend.weight > 0 // What is parked gets no requests anyway.
+                && let Some(why) = never_has_any(service, &backend.labels, &mut looks)
+            {
                 Problem::warning(span, why).hint("its requests get 503 no_endpoint")
             } else {
                 continue;

@@ -1,5 +1,8 @@
 //! Documents: parts replaced, the whole checked, and mistakes told where they were made.
 
+use std::fs;
+use std::path::Path;
+
 use config::{Document, Format, Kind, Severity, What};
 
 const CONFIG: &str = r#"version: 1
@@ -292,5 +295,24 @@ fn a_wrong_default_is_told_where_no_item_takes_it() {
     ] {
         let right = check(&format!("{base}defaults: {{ {defaults} }}\n"));
         assert!(right.is_ok(), "{defaults}: {}", right.unwrap_err());
+    }
+}
+
+#[test]
+fn what_is_in_effect_is_a_config_itself() {
+    for (name, format) in [
+        ("everything.yaml", Format::Yaml),
+        ("routing.yaml", Format::Yaml),
+        ("defaults_that_fit.yaml", Format::Yaml),
+        ("notation_toml.toml", Format::Toml),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
+        let document = Document::parse(name, &fs::read(path).unwrap(), format).unwrap();
+        let loaded = document.check().unwrap();
+        let text = document.effective_json().to_string();
+        let effective = Document::parse("effective", text.as_bytes(), Format::Json).unwrap();
+        let again = effective.check().unwrap_or_else(|found| panic!("{name}: {found}"));
+        assert_eq!(again.config, loaded.config, "{name}");
+        assert_eq!(again.warnings.len(), loaded.warnings.len(), "{name}: {}", again.warnings);
     }
 }

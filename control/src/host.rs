@@ -34,11 +34,17 @@ fn foreign(detail: &'static str) -> Problem {
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`, where the host is this machine's loopback.
 fn is_loopback(authority: &str) -> bool {
-    let name = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((name, rest)) if rest.is_empty() || rest.starts_with(':') => name,
-        Some(_) => return false,
-        None => authority.split_once(':').map_or(authority, |(name, _)| name),
+    let (name, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((name, "")) => (name, ""),
+        Some((name, rest)) => match rest.strip_prefix(':') {
+            Some(port) => (name, port),
+            None => return false,
+        },
+        None => authority.split_once(':').unwrap_or((authority, "")),
     };
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
     let is_address =
         |name: &str| name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     name.eq_ignore_ascii_case("localhost") || is_address(name)
@@ -82,6 +88,8 @@ mod tests {
             "[::2]",
             "[::1]evil.example",
             "user@localhost",
+            "localhost:80@evil.example",
+            "[::1]:80@evil.example",
             "127.0.0.1.nip.io",
         ];
         for host in foreign {
