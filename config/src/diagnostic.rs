@@ -59,6 +59,8 @@ pub struct Diagnostic {
     pub column: u32,
     /// The keys that lead there, `routes[2].timeouts.response`; empty at the top and for syntax.
     pub path: String,
+    /// The named item that it is in, `services/cart`; `None` elsewhere, and for an item without a name.
+    pub item: Option<String>,
     pub message: String,
     pub hint: Option<String>,
     /// Another place that has to do with it, and how: where a name was defined first.
@@ -156,6 +158,7 @@ impl Diagnostic {
             "line": self.line,
             "column": self.column,
             "path": self.path,
+            "item": self.item,
             "message": self.message,
             "hint": self.hint,
             "related": related,

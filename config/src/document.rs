@@ -218,12 +218,47 @@ impl Document {
         warn_of_variables(&self.tree, &mut report);
         let merged = with_defaults(&self.tree, &mut report);
         let config = config(merged.as_ref().unwrap_or(&self.tree), role, &mut report);
-        match config {
-            Some(config) if !report.has_errors() => {
-                Ok(Loaded { config, warnings: report.finish(), hash: self.hash() })
-            }
-            _ => Err(report.finish()),
+        let has_errors = report.has_errors();
+        let mut found = report.finish();
+        for one in &mut found.list {
+            one.item = self.item_of(&one.path);
         }
+        match config {
+            Some(config) if !has_errors => {
+                Ok(Loaded { config, warnings: found, hash: self.hash() })
+            }
+            _ => Err(found),
+        }
+    }
+
+    /// What is wrong with a valid config for reasons that lie outside it, told at the key that a path
+    /// such as `listeners[1].address` leads to.
+    pub fn fault(&self, path: &str, message: &str, hint: &str) -> Diagnostics {
+        let mut node = &*self.tree;
+        for step in path.split(['.', '[']) {
+            let next = match (step.strip_suffix(']'), &node.value) {
+                (Some(index), Value::List(items)) => {
+                    index.parse().ok().and_then(|at: usize| items.get(at))
+                }
+                _ => node.get(step),
+            };
+            // A key that is left out is where it would be.
+            node = next.unwrap_or(node);
+        }
+        let mut report = Report::new(&self.sources);
+        report.add(Problem::error(node.span, message).path(path).hint(hint));
+        let mut found = report.finish();
+        found.list.iter_mut().for_each(|one| one.item = self.item_of(path));
+        found
+    }
+
+    /// The named item that a path such as `services[2].endpoints` leads into.
+    fn item_of(&self, path: &str) -> Option<String> {
+        let (kind, rest) = path.split_once('[')?;
+        let kind = Kind::from_str(kind).ok()?;
+        let index: usize = rest.split(']').next()?.parse().ok()?;
+        let name = name_of(items(&self.tree, kind).get(index)?)?;
+        Some(format!("{kind}/{}", name.escape_debug()))
     }
 
     /// 16 hexadecimal digits that change when the content does.

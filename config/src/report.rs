@@ -141,6 +141,7 @@ impl<'s> Report<'s> {
             line: place.line,
             column: place.column,
             path,
+            item: None,
             message,
             hint,
             related: related.map(|related| (self.sources.place(related.0), related.1)),
@@ -182,9 +183,17 @@ impl<'s> Report<'s> {
                 && let Some(last) = found.list.last()
             {
                 let (message, path) = (format!("{count} more {what} are not shown"), String::new());
-                let (hint, related, excerpt) = (None, None, None);
-                let more =
-                    Diagnostic { severity, message, path, hint, related, excerpt, ..last.clone() };
+                let (item, hint, related, excerpt) = (None, None, None, None);
+                let more = Diagnostic {
+                    severity,
+                    message,
+                    path,
+                    item,
+                    hint,
+                    related,
+                    excerpt,
+                    ..last.clone()
+                };
                 found.list.push(more);
             }
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use config::{Change, Diagnostics, Document, Failure, Loaded, Resting};
+use config::{Change, Diagnostic, Diagnostics, Document, Failure, Loaded, Resting};
 use serde_json::{Value as Json, json};
 use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, Notify, oneshot, watch};
 use tokio::time::timeout;
@@ -168,9 +168,9 @@ pub(crate) enum Denial {
     Unparseable(Diagnostics),
     Invalid(Diagnostics),
     /// This key is read at start only.
-    RestartRequired(&'static str),
+    RestartRequired(&'static str, Diagnostics),
     /// Valid, but not to be had here.
-    Refused(Refusal),
+    Refused(Diagnostics),
     /// It could not be written down, so a restart would lose it.
     NotSaved(io::Error),
     /// What it was to change is not there.
@@ -453,7 +453,9 @@ impl<P: DataPlane> State<P> {
             let document = edit(&running)?;
             let loaded = document.check().map_err(Denial::Invalid)?;
             if let Some(key) = before.loaded.config.boot_change(&loaded.config) {
-                return Err(Denial::RestartRequired(key));
+                let hint = "leave it out of the push, or change the file and restart";
+                let found = document.fault(key, "this is read at start only", hint);
+                return Err(Denial::RestartRequired(key, found));
             }
             let changes = running.changes(&document);
             Ok((document, loaded, changes))
@@ -480,9 +482,11 @@ impl<P: DataPlane> State<P> {
             let write = |dir: &StateDir| dir.write_config(&document, &origin, is_pushed);
             let written = state.desired.state_dir.as_ref().map(write).transpose();
             let written = written.map_err(Denial::NotSaved)?;
-            if let Err(refusal) = state.plane.apply(&loaded, number, answers) {
+            if let Err(Refusal { path, message, hint }) =
+                state.plane.apply(&loaded, number, answers)
+            {
                 written.into_iter().for_each(Written::discard);
-                return Err(Denial::Refused(refusal));
+                return Err(Denial::Refused(document.fault(&path, &message, &hint)));
             }
             if let Some(Err(error)) = written.map(Written::put_in_place) {
                 state
@@ -674,12 +678,16 @@ impl fmt::Display for Denial {
             Denial::Unparseable(diagnostics) | Denial::Invalid(diagnostics) => {
                 write!(f, "the config is invalid, the old one stays\n{diagnostics}")
             }
-            Denial::RestartRequired(key) => {
+            Denial::RestartRequired(key, _) => {
                 write!(f, "restart_required: `{key}` is read at start only")
             }
-            Denial::Refused(Refusal { path, message, hint }) => {
-                write!(f, "{path}: {message}; {hint}")
-            }
+            Denial::Refused(found) => match found.list.first() {
+                Some(Diagnostic { path, item, message, hint, .. }) => {
+                    let (place, hint) = (item.as_ref().unwrap_or(path), hint.as_deref());
+                    write!(f, "{place}: {message}; {}", hint.unwrap_or_default())
+                }
+                None => f.write_str("it is not to be had here"),
+            },
             Denial::NotSaved(error) => {
                 write!(
                     f,

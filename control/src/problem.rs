@@ -36,14 +36,6 @@ impl Problem {
         self
     }
 
-    /// With one error that has a place in the config.
-    pub(crate) fn error(mut self, path: &str, message: &str, hint: &str) -> Problem {
-        self.errors = Some(Box::new(json!([{
-            "severity": "error", "path": path, "message": message, "hint": hint,
-        }])));
-        self
-    }
-
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
         self.header = Some(Box::new((name, value)));
         self

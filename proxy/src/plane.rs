@@ -111,7 +111,7 @@ impl Plane {
 
     /// Opens what a plan needs and is not open yet.
     fn open(live: &Live, plan: &Plan) -> Result<Vec<Open>, Refusal> {
-        let open = |listener: &Arc<Listener>| {
+        let open = |(index, listener): (usize, &Arc<Listener>)| {
             let names = live.plan.listeners.iter().map(|old| &*old.name);
             let mut known = names.zip(&live.sockets);
             if let Some((_, open)) = known.find(|(name, open)| open.suits(listener, name)) {
@@ -136,12 +136,12 @@ impl Plane {
                     ),
                     _ => bind_hint(error.kind()).to_owned(),
                 };
-                let path = format!("listeners.{}.address", listener.name);
+                let path = format!("listeners[{index}].address");
                 let message = format!("cannot listen on {}: {error}", listener.address);
                 Refusal { path, message, hint }
             })
         };
-        plan.listeners.iter().map(open).collect()
+        plan.listeners.iter().enumerate().map(open).collect()
     }
 
     fn plan(&self) -> Arc<Plan> {

@@ -308,7 +308,7 @@ fn what_the_machine_refuses_changes_nothing(io: &str) {
     let other = format!(r#"{WEB}, {{ name: other, address: "{}", http: {{}} }}"#, taken.address);
     proxy.rewrite(&setup(&other, &[origin], &ALL.replace("[web]", "[web, other]")));
     proxy.signal("HUP");
-    let fact = proxy.says("reload: listeners.other.address");
+    let fact = proxy.says("reload: listeners/other: ");
     assert!(fact.contains("another process listens there"), "{fact}");
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.metric_becomes(&["ringside_config_generation"], "1");

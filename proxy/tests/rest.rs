@@ -265,6 +265,9 @@ fn a_batch_with_one_bad_item_changes_nothing() {
     assert_eq!(errors.as_array().unwrap().len(), 1, "{errors}");
     assert!(error["message"].as_str().unwrap().contains("`nobody`"), "{error}");
     assert_eq!(error["path"], "routes[2].backends[0].service");
+    assert_eq!(error["item"], "routes/bad");
+    let detail = json_of(&reply)["detail"].to_string();
+    assert!(detail.contains("routes/bad") && detail.contains("nothing has changed"), "{detail}");
     assert_eq!((&error["file"], &error["line"]), (&json!("(body)"), &json!(1)));
     assert_eq!(get(&proxy, "/v1/config"), before);
     assert_eq!(get(&proxy, "/v1/status")["generation"], 1);
@@ -316,7 +319,7 @@ fn wrong_pushes_are_told_what_is_wrong() {
     let mut boot = get(&proxy, "/v1/config");
     boot["workers"] = json!(7);
     let errors = refused(&put("", &boot.to_string()), 422, "restart_required");
-    assert_eq!(errors[0]["path"], "workers");
+    assert_eq!((&errors[0]["path"], &errors[0]["line"]), (&json!("workers"), &json!(1)));
     // What only a restart changes may be left out.
     let map = boot.as_object_mut().unwrap();
     ["workers", "node", "probes", "admin"].into_iter().for_each(|key| drop(map.remove(key)));
@@ -326,6 +329,10 @@ fn wrong_pushes_are_told_what_is_wrong() {
     boot["listeners"][0]["address"] = json!(taken.address.to_string());
     let errors = refused(&put("", &boot.to_string()), 422, "not_possible_here");
     assert!(errors[0]["message"].as_str().unwrap().contains("cannot listen on"), "{errors}");
+    assert_eq!(
+        (&errors[0]["item"], &errors[0]["file"]),
+        (&json!("listeners/web"), &json!("(body)"))
+    );
     assert_eq!(proxy.connect().get("/").status(), 200);
     for (request, headers) in [
         ("POST /v1/config/batch", "content-type: text/plain\r\n"),

@@ -319,7 +319,15 @@ fn parse_kind(text: &str) -> Result<Kind, Problem> {
 
 fn problem(denial: Denial) -> Problem {
     let detail = match &denial {
-        Denial::RestartRequired(key) => format!("`{key}` is read at start only"),
+        Denial::RestartRequired(key, _) => format!("`{key}` is read at start only"),
+        // The title says so too.
+        Denial::Stale(hash) => format!("what is live has the hash {hash}"),
+        Denial::Invalid(found) => {
+            match found.list.iter().find_map(|one| Some((one.item.as_ref()?, one))) {
+                Some((item, one)) => format!("{item}: {}; nothing has changed", one.message),
+                None => denial.to_string(),
+            }
+        }
         other => other.to_string(),
     };
     let first_line = detail.lines().next().unwrap_or_default().to_owned();
@@ -328,22 +336,17 @@ fn problem(denial: Denial) -> Problem {
         Denial::Stale(_) => (StatusCode::PRECONDITION_FAILED, "stale"),
         Denial::Unparseable(_) => (StatusCode::BAD_REQUEST, "not_parseable"),
         Denial::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_config"),
-        Denial::RestartRequired(_) => (StatusCode::UNPROCESSABLE_ENTITY, "restart_required"),
+        Denial::RestartRequired(..) => (StatusCode::UNPROCESSABLE_ENTITY, "restart_required"),
         Denial::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_possible_here"),
         Denial::NotSaved(_) => (StatusCode::INSUFFICIENT_STORAGE, "state_not_writable"),
         Denial::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
     };
     let problem = Problem::new(status, title, first_line);
     match denial {
-        Denial::Unparseable(diagnostics) | Denial::Invalid(diagnostics) => {
-            problem.diagnostics(&diagnostics)
-        }
-        Denial::RestartRequired(key) => problem.error(
-            key,
-            "this is read at start only",
-            "leave it out of the push, or change the file and restart",
-        ),
-        Denial::Refused(refusal) => problem.error(&refusal.path, &refusal.message, &refusal.hint),
+        Denial::Unparseable(found)
+        | Denial::Invalid(found)
+        | Denial::RestartRequired(_, found)
+        | Denial::Refused(found) => problem.diagnostics(&found),
         Denial::Stale(hash) => match HeaderValue::from_str(&format!("\"{hash}\"")) {
             Ok(tag) => problem.header(header::ETAG, tag),
             Err(_) => problem,

@@ -34,8 +34,10 @@ pub(super) async fn put<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    let push = EndpointPush::replacement(BODY, &body).map_err(|found| invalid(&found))?;
-    apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
+    let wait = query.wait_or_usual()?;
+    let what = format!("endpoints of {}", name.escape_debug());
+    let push = EndpointPush::replacement(BODY, &body).map(|push| vec![(name, push)]);
+    audited(&state, &caller, &what, apply(&state, &caller, push, wait).await)
 }
 
 /// `PATCH /v1/services/{name}/endpoints`
@@ -48,8 +50,10 @@ pub(super) async fn patch<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    let push = EndpointPush::edit(BODY, &body).map_err(|found| invalid(&found))?;
-    apply(&state, &caller, vec![(name, push)], query.wait_or_usual()?).await
+    let wait = query.wait_or_usual()?;
+    let what = format!("endpoints of {}", name.escape_debug());
+    let push = EndpointPush::edit(BODY, &body).map(|push| vec![(name, push)]);
+    audited(&state, &caller, &what, apply(&state, &caller, push, wait).await)
 }
 
 /// `POST /v1/endpoints`
@@ -61,8 +65,23 @@ pub(super) async fn post<P: DataPlane>(
     Text(body): Text,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    let pushes = EndpointPush::several(BODY, &body).map_err(|found| invalid(&found))?;
-    apply(&state, &caller, pushes, query.wait_or_usual()?).await
+    let wait = query.wait_or_usual()?;
+    let pushes = EndpointPush::several(BODY, &body);
+    audited(&state, &caller, "endpoints", apply(&state, &caller, pushes, wait).await)
+}
+
+/// Says of a push that it was refused; what was done is said where it is.
+fn audited<P: DataPlane>(
+    state: &State<P>,
+    caller: &Caller,
+    what: &str,
+    outcome: Result<Response, Problem>,
+) -> Result<Response, Problem> {
+    if let Err(problem) = &outcome {
+        let (by, title, detail) = (caller.by(), problem.title, &problem.detail);
+        state.desired.say(format_args!("audit: {what}{by}: refused: {title}: {detail}"));
+    }
+    outcome
 }
 
 /// `GET /v1/services`
@@ -182,9 +201,10 @@ async fn answer_when_live<P: DataPlane>(
 async fn apply<P: DataPlane>(
     state: &Arc<State<P>>,
     caller: &Caller,
-    pushes: Vec<(String, EndpointPush)>,
+    pushes: Result<Vec<(String, EndpointPush)>, Diagnostics>,
     wait: Duration,
 ) -> Result<Response, Problem> {
+    let pushes = pushes.map_err(|found| invalid(&found))?;
     let _turn = state.desired.take_turn().await;
     refuse_when_draining(state)?;
     let newest = state.desired.newest();
@@ -240,7 +260,7 @@ fn problem(refused: &Refused) -> Problem {
         Refused::NoService(name) => Problem::new(
             StatusCode::NOT_FOUND,
             "not_found",
-            format!("there is no service {name}; GET /v1/services lists them"),
+            format!("there is no service {}; GET /v1/services lists them", name.escape_debug()),
         ),
         Refused::NotPushed(name, whence) => Problem::new(
             StatusCode::CONFLICT,
