@@ -71,7 +71,14 @@ impl EndpointPush {
             let version = fields.get("version", version);
             let upsert = fields.get("upsert", endpoint_list);
             let remove = fields.get("remove", |node, report| list(node, report, endpoint_address));
-            let change = EndpointChange::Edit { upsert: upsert?, remove: remove? };
+            let (upsert, remove) = (upsert?, remove?);
+            if let Some(both) = upsert.iter().find(|new| remove.contains(&new.address)) {
+                let message = format!("{} is to be there and to be gone", both.address);
+                let at = node.get("remove").unwrap_or(node).span;
+                fields.report.add(Problem::error(at, message).hint("take it out of one of them"));
+                return None;
+            }
+            let change = EndpointChange::Edit { upsert, remove };
             Some(EndpointPush { version: version?, change })
         })
     }

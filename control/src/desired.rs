@@ -223,6 +223,7 @@ impl Desired {
         let Initial { document, loaded, origin, file_hash, files, source, state, is_pushed } =
             initial;
         let (_, live) = watch::channel(workers);
+        let rejected = u64::from(file_hash.is_empty());
         let applied_at = SystemTime::now();
         let (changes, loaded) = (Vec::new(), loaded.without_routes());
         let (file_texts, document) = (document.text_hash(), document.rest());
@@ -242,7 +243,8 @@ impl Desired {
                 file_hash,
                 file_texts,
                 complaint: String::new(),
-                rejected: 0,
+                // Where the files were no good at start, it is the last good config.
+                rejected,
             }),
             pushed: Pushed::default(),
             found: Found::default(),
@@ -338,6 +340,17 @@ impl Desired {
     /// Whether the files were good when the process began.
     pub(crate) fn began_with_files(&self) -> bool {
         !self.told().file_hash.is_empty()
+    }
+
+    /// What was wrong with the files when they were read last, if anything was.
+    pub(crate) fn files_refused_because(&self) -> Option<String> {
+        let told = self.told();
+        match told.complaint.as_str() {
+            // They are read again only when they change.
+            "" if told.file_hash.is_empty() => Some("they were not good at start".to_owned()),
+            "" => None,
+            why => Some(why.to_owned()),
+        }
     }
 
     fn complain(&self, because: Because, why: String) {

@@ -154,6 +154,9 @@ fn print_status(status: &Json) -> io::Result<()> {
     writeln!(out, "uptime      {uptime:.0} s")?;
     writeln!(out, "config      generation {}, etag {}{unsaved}", text("generation"), text("etag"))?;
     writeln!(out, "from        {}", text("origin"))?;
+    for line in text("files_refused_because").lines() {
+        writeln!(out, "files       not used: {line}")?;
+    }
     writeln!(out, "live on     {} of {} workers", text("live"), text("workers"))?;
     let in_use = status["generations_in_use"].as_array().map_or(&[][..], Vec::as_slice);
     if let [earlier @ .., _] = in_use

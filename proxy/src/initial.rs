@@ -18,6 +18,7 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
         Err(_) => Err(read.as_ref().err().map(again).expect("it is one")),
     };
     let wanted = match (&overrides.state, &checked) {
+        (Some(path), _) if path.as_os_str() == "none" => State::Nowhere,
         (Some(path), _) => State::In(path.clone()),
         (None, Ok(loaded)) => loaded.config.state.clone(),
         (None, Err(_)) => {

@@ -40,7 +40,7 @@ enum Command {
         /// Who has the last word on the config.
         #[arg(long, default_value = "file")]
         source: SourceArgument,
-        /// Where the last good config is kept, instead of what the config says.
+        /// Where the last good config is kept, instead of what the config says; `none`: nowhere.
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
     },

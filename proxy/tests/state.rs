@@ -69,8 +69,16 @@ fn a_bad_file_at_start_uses_the_last_good_config_loudly() {
     assert!(said.contains("did you mean `origin`?"), "and why: {said}");
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.metric_becomes(&["ringside_requests_total", r#"route="every""#], "1");
+    let refused =
+        |proxy: &Proxy| json_of(&ask(proxy, "GET /v1/status", ""))["files_refused_because"].clone();
+    assert_eq!(refused(&proxy), "they were not good at start");
+    proxy.metric_becomes(&["ringside_config_rejected_total"], "1");
     // Corrected, it is used.
     proxy.reload(&text);
+    assert_eq!(refused(&proxy), Json::Null);
+    proxy.rewrite(&text.replace("service: origin", "service: orign"));
+    proxy.says("the config is invalid");
+    assert!(refused(&proxy).as_str().unwrap().contains("did you mean `origin`?"));
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.metric_becomes(&["ringside_requests_total", r#"route="all""#], "1");
     stop(proxy);

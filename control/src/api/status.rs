@@ -28,6 +28,7 @@ pub(super) async fn status<P: DataPlane>(extract::State(state): Shared<P>) -> Re
         "etag": newest.loaded.hash,
         "origin": newest.origin,
         "unsaved": state.desired.is_unsaved(),
+        "files_refused_because": state.desired.files_refused_because(),
         "live": newest.live(),
         "workers": state.plane.workers(),
         "silent_workers": silent.map(|silent| silent.to_string()),
