@@ -262,6 +262,11 @@ impl Desired {
         self.turn.lock().await
     }
 
+    /// The same for those who may block.
+    pub(crate) fn take_turn_blocking(&self) -> TurnGuard<'_, ()> {
+        self.turn.blocking_lock()
+    }
+
     /// The newest generation.
     pub(crate) fn newest(&self) -> Arc<Generation> {
         self.told().newest.clone()
@@ -676,7 +681,9 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
 }
 
 /// Runs on a thread that may block. A panic there is passed on.
-async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

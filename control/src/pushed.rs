@@ -122,23 +122,7 @@ impl Pushed {
 
     /// All sets, as they are kept for a restart.
     pub(crate) fn to_json(&self) -> Json {
-        let sets = self.sets();
-        let sets = sets.iter().map(|(name, set)| {
-            let endpoints = set.endpoints.iter().map(|endpoint| {
-                json!({
-                    "address": endpoint.address.to_string(),
-                    "weight": endpoint.weight,
-                    "labels": endpoint.labels.to_json(),
-                })
-            });
-            let set = json!({
-                "version": set.version,
-                "at_s": seconds_since_1970(set.at),
-                "endpoints": endpoints.collect::<Vec<_>>(),
-            });
-            (name.clone(), set)
-        });
-        Json::Object(sets.collect())
+        to_json(self.sets().iter())
     }
 
     /// When each set came.
@@ -149,4 +133,24 @@ impl Pushed {
     fn sets(&self) -> MutexGuard<'_, HashMap<String, Set>> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sets as they are kept for a restart, by service.
+pub(crate) fn to_json<'s>(sets: impl Iterator<Item = (&'s String, &'s Set)>) -> Json {
+    let sets = sets.map(|(name, set)| {
+        let endpoints = set.endpoints.iter().map(|endpoint| {
+            json!({
+                "address": endpoint.address.to_string(),
+                "weight": endpoint.weight,
+                "labels": endpoint.labels.to_json(),
+            })
+        });
+        let set = json!({
+            "version": set.version,
+            "at_s": seconds_since_1970(set.at),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        });
+        (name.clone(), set)
+    });
+    Json::Object(sets.collect())
 }

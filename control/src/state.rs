@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use crate::auth::Guard;
 use crate::data_plane::{Answer, DataPlane};
-use crate::desired::Desired;
+use crate::desired::{Desired, in_background};
 use crate::events::Events;
 use crate::phase::Phase;
+use crate::pushed::{self, Set};
 use crate::thread::Program;
 
 /// Who listens to events holds a connection for long.
@@ -110,6 +111,13 @@ impl<P: DataPlane> State<P> {
         Ok(live)
     }
 
+    /// Notes sets that are about to be live, so that a process that is killed has them again.
+    pub(crate) async fn note_endpoints(&self, accepted: &[(String, Set)]) -> io::Result<()> {
+        let Some(dir) = self.desired.state_dir.clone() else { return Ok(()) };
+        let note = pushed::to_json(accepted.iter().map(|(name, set)| (name, set)));
+        in_background(move || dir.note_endpoints(&note)).await
+    }
+
     /// Writes pushed endpoints down: at once, or within a second of the last time, because pushes may
     /// come a hundred times in one. What fails is tried again.
     pub(crate) fn save_endpoints_soon(self: &Arc<Self>) {
@@ -148,7 +156,12 @@ impl<P: DataPlane> State<P> {
             return Ok(());
         }
         *last = Some(Instant::now());
-        let saved = dir.save_endpoints(&self.desired.pushed.to_json());
+        // Between two pushes, so that what is noted is either among these or noted anew.
+        let sets = {
+            let _turn = self.desired.take_turn_blocking();
+            dir.begin_notes_anew().map(|()| self.desired.pushed.to_json())
+        };
+        let saved = sets.and_then(|sets| dir.save_endpoints(&sets));
         if saved.is_err() {
             self.desired.saves_endpoints.store(true, Ordering::Relaxed);
         }

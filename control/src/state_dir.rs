@@ -4,6 +4,7 @@
 //! one is still whole. They are for our own eyes, as there may be secrets in a config, and the folder
 //! is one process' at a time.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,6 +21,11 @@ pub const STATE_DIR_USUAL: &str = "/var/lib/ringside";
 
 const CONFIG: &str = "config.json";
 const ENDPOINTS: &str = "endpoints.json";
+/// Pushed endpoints that are not yet in there, and those that are about to be.
+const NOTES: &str = "endpoints.notes";
+const NOTES_BEFORE: &str = "endpoints.notes.before";
+/// They are begun anew every second.
+const NOTES_BYTES_MAX: u64 = 256 << 20;
 const LOCK: &str = "lock";
 /// So long a process that begins waits for the one before it to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -115,9 +121,18 @@ impl StateDir {
 
     /// The endpoints that were pushed: each service with its push and when that was.
     pub fn endpoints(&self) -> io::Result<Vec<(String, EndpointPush, SystemTime)>> {
-        let Some(saved) = self.read(ENDPOINTS)? else { return Ok(Vec::new()) };
+        let mut notes = vec![self.read(ENDPOINTS)?.unwrap_or_default()];
+        notes.extend(self.notes(NOTES_BEFORE)?);
+        notes.extend(self.notes(NOTES)?);
+        let mut newest: BTreeMap<&String, &Json> = BTreeMap::new();
+        for (name, set) in notes.iter().filter_map(Json::as_object).flatten() {
+            let is_newer = |known: &&Json| known["version"].as_u64() < set["version"].as_u64();
+            if newest.get(name).is_none_or(is_newer) {
+                newest.insert(name, set);
+            }
+        }
         let mut list = Vec::new();
-        for (name, set) in saved.as_object().into_iter().flatten() {
+        for (name, set) in newest {
             let at = UNIX_EPOCH + Duration::from_secs(set["at_s"].as_u64().unwrap_or_default());
             let push = json!({ "version": set["version"], "endpoints": set["endpoints"] });
             let push = EndpointPush::replacement(ENDPOINTS, push.to_string().as_bytes())
@@ -127,8 +142,53 @@ impl StateDir {
         Ok(list)
     }
 
+    /// Writes all pushed endpoints down; the notes before [`StateDir::begin_notes_anew`] have served.
     pub(crate) fn save_endpoints(&self, sets: &Json) -> io::Result<()> {
-        self.write(ENDPOINTS, sets.to_string().as_bytes())?.put_in_place()
+        self.write(ENDPOINTS, sets.to_string().as_bytes())?.put_in_place()?;
+        match fs::remove_file(self.path.join(NOTES_BEFORE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a line to the notes: sets that are live before all are written down again. It is there
+    /// when the process is killed; a machine that fails may lose it.
+    pub(crate) fn note_endpoints(&self, sets: &Json) -> io::Result<()> {
+        let path = self.path.join(NOTES);
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let before = file.metadata()?.len();
+        if before > NOTES_BYTES_MAX {
+            return Err(io::Error::other("endpoints.json has not been writable for long"));
+        }
+        let written = file.write_all(format!("{sets}\n").as_bytes());
+        if written.is_err() {
+            // Half a line would hide those that follow. Where that cannot be helped, it was the last.
+            let _ = file.set_len(before);
+        }
+        written
+    }
+
+    /// What is noted from now on is not among what was noted before.
+    pub(crate) fn begin_notes_anew(&self) -> io::Result<()> {
+        let (notes, before) = (self.path.join(NOTES), self.path.join(NOTES_BEFORE));
+        // Those of a save that failed count still.
+        if before.exists() {
+            return Ok(());
+        }
+        match fs::rename(notes, before) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The sets in notes, up to a line that was cut off.
+    fn notes(&self, name: &str) -> io::Result<Vec<Json>> {
+        let text = match fs::read(self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text?,
+        };
+        let lines = text.split(|byte| *byte == b'\n');
+        Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Json>> {
@@ -207,6 +267,21 @@ mod tests {
         let [(name, push, at)] = &state.endpoints().unwrap()[..] else { panic!() };
         assert_eq!((name.as_str(), push.version), ("a", 3));
         assert_eq!(*at, UNIX_EPOCH + Duration::from_secs(5));
+        let set = |version: u64| json!({ "version": version, "at_s": 5, "endpoints": [] });
+        let versions = || -> Vec<(String, u64)> {
+            let sets = state.endpoints().unwrap().into_iter();
+            sets.map(|(name, push, _)| (name, push.version)).collect()
+        };
+        state.note_endpoints(&json!({ "a": set(4) })).unwrap();
+        state.begin_notes_anew().unwrap();
+        state.note_endpoints(&json!({ "a": set(5), "b": set(1) })).unwrap();
+        // One that was cut off, as by a crash.
+        let notes = path.join(NOTES);
+        fs::write(&notes, [&fs::read(&notes).unwrap()[..], b"{\"a\": {"].concat()).unwrap();
+        assert_eq!(versions(), [("a".to_owned(), 5), ("b".to_owned(), 1)]);
+        state.save_endpoints(&json!({ "a": set(4) })).unwrap();
+        assert!(!path.join(NOTES_BEFORE).exists());
+        assert_eq!(versions(), [("a".to_owned(), 5), ("b".to_owned(), 1)], "noted since then");
         fs::write(path.join(CONFIG), "{").unwrap();
         assert!(state.config().is_err(), "said, not ignored");
         fs::remove_dir_all(path).unwrap();

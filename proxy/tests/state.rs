@@ -328,3 +328,39 @@ fn a_state_directory_is_one_process_at_a_time() {
     fs::remove_file(file).unwrap();
     stop(proxy);
 }
+
+#[test]
+fn a_push_of_endpoints_that_was_answered_outlives_a_kill() {
+    let folder = Folder::new("killed");
+    let text = setup() + "  - { name: later, hosts: [later], backends: [{ service: later }] }\n";
+    let text = text.replace("services:\n", "services:\n  - { name: later, pushed: {} }\n");
+    let start = || Proxy::start_with(&text, &["--state", folder.path()]);
+    let origin = echo_origin().to_string();
+    let push = |version: u64| {
+        json!({ "version": version, "endpoints": [{ "address": origin }] }).to_string()
+    };
+    for version in (10..50).step_by(10) {
+        let mut proxy = start();
+        for version in version..version + 3 {
+            let reply = ask(&proxy, "PUT /v1/services/later/endpoints", &push(version));
+            assert_eq!(reply.status(), 200, "{reply:?}");
+        }
+        proxy.signal("KILL");
+        proxy.exit_code();
+        let proxy = start();
+        let stale = ask(&proxy, "PUT /v1/services/later/endpoints", &push(version + 1));
+        assert_eq!(stale.status(), 409, "a higher one was answered");
+        let later = proxy.connect().ask("GET /x HTTP/1.1\r\nhost: later\r\n\r\n");
+        assert_eq!(later.body, b"GET /x HTTP/1.1|");
+        stop(proxy);
+    }
+    let proxy = start();
+    let _ = fs::remove_file(folder.0.join("endpoints.notes"));
+    symlink("/dev/full", folder.0.join("endpoints.notes")).unwrap();
+    let reply = ask(&proxy, "PUT /v1/services/later/endpoints", &push(90));
+    let body = json_of(&reply);
+    assert_eq!((reply.status(), &body["title"]), (507, &json!("state_not_writable")), "{body}");
+    fs::remove_file(folder.0.join("endpoints.notes")).unwrap();
+    assert_eq!(ask(&proxy, "PUT /v1/services/later/endpoints", &push(90)).status(), 200);
+    stop(proxy);
+}

@@ -16,6 +16,7 @@ use super::body::{Named, Query, Text, expect_json};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::{DataPlane, EndpointState};
+use crate::desired::to_the_end;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::pushed::Refused;
@@ -205,37 +206,59 @@ async fn apply<P: DataPlane>(
     wait: Duration,
 ) -> Result<Response, Problem> {
     let pushes = pushes.map_err(|found| invalid(&found))?;
+    let Some(Accepted { live, changed }) =
+        to_the_end(accept(state.clone(), caller.by(), pushes)).await?
+    else {
+        let workers = state.plane.workers();
+        let body = json!({ "changed": [], "live": workers, "workers": workers });
+        return Ok(json_response(&body));
+    };
+    Ok(answer_when_live(state, live, wait, json!({ "changed": changed })).await)
+}
+
+/// Sets that the workers were told.
+struct Accepted {
+    live: watch::Receiver<usize>,
+    changed: Vec<Json>,
+}
+
+/// Keeps what was pushed and tells the workers; `None` where it was live already. To be run
+/// [`to_the_end`].
+async fn accept<P: DataPlane>(
+    state: Arc<State<P>>,
+    by: String,
+    pushes: Vec<(String, EndpointPush)>,
+) -> Result<Option<Accepted>, Problem> {
     let _turn = state.desired.take_turn().await;
-    refuse_when_draining(state)?;
+    refuse_when_draining(&state)?;
     let newest = state.desired.newest();
     let accepted = state.desired.pushed.accept(&newest.loaded.config, pushes);
     let accepted = accepted.map_err(|refused| problem(&refused))?;
-    let workers = state.plane.workers();
     if accepted.is_empty() {
-        let body = json!({ "changed": [], "live": workers, "workers": workers });
-        return Ok(json_response(&body));
+        return Ok(None);
     }
+    state.note_endpoints(&accepted).await.map_err(|error| {
+        let detail = format!(
+            "the state directory cannot be written: {error}; free some room there, or let it be written"
+        );
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, "state_not_writable", detail)
+    })?;
     let sets: Vec<_> =
         accepted.iter().map(|(name, set)| (name.clone(), set.endpoints.clone())).collect();
     let live = state
         .tell_endpoints(&sets)
         .map_err(|why| Problem::new(StatusCode::NOT_FOUND, "not_found", why))?;
-    let changed: Vec<Json> = accepted
-        .iter()
-        .map(|(name, set)| {
-            json!({ "service": name, "version": set.version, "endpoints": set.endpoints.len() })
-        })
-        .collect();
+    let mut changed = Vec::new();
     for (name, set) in &accepted {
         let (version, count) = (set.version, set.endpoints.len());
-        let by = caller.by();
+        changed.push(json!({ "service": name, "version": version, "endpoints": count }));
         state
             .desired
             .say(format_args!("audit: endpoints of {name}{by}: version {version}, {count}"));
     }
     state.desired.pushed.keep(accepted);
     state.save_endpoints_soon();
-    Ok(answer_when_live(state, live, wait, json!({ "changed": changed })).await)
+    Ok(Some(Accepted { live, changed }))
 }
 
 fn invalid(found: &Diagnostics) -> Problem {
