@@ -161,6 +161,10 @@ fn addresses(count: u16) -> Vec<Record> {
     (0..count).map(|n| a(address(n), 0)).collect()
 }
 
+fn alias(target: &str, ttl: u32) -> Record {
+    Record { name: "", kind: CNAME, ttl, data: wire_name(target) }
+}
+
 fn srv(priority: u16, weight: u16, port: u16, target: &str) -> Record {
     let numbers = [priority, weight, port].map(u16::to_be_bytes).concat();
     Record { name: "", kind: SRV, ttl: 0, data: [numbers, wire_name(target)].concat() }
@@ -322,8 +326,10 @@ fn what_is_truncated_is_asked_for_over_tcp() {
 fn the_smallest_ttl_of_an_alias_counts() {
     let server = Server::start();
     let records = |alias_ttl| {
-        let alias = Record { name: "", kind: CNAME, ttl: alias_ttl, data: wire_name("real.shop") };
-        vec![alias, Record { name: "real.shop", ..a(Ipv4Addr::LOCALHOST, 3_600) }]
+        vec![
+            alias("real.shop", alias_ttl),
+            Record { name: "real.shop", ..a(Ipv4Addr::LOCALHOST, 3_600) },
+        ]
     };
     server.says("catalog.shop", A, Says::Records(records(0)));
     let proxy = Proxy::start("auto", &text(&server, "{ name: catalog.shop, port: 80 }", "50ms"));
@@ -367,6 +373,32 @@ fn srv_records_say_ports_weights_and_who_comes_first() {
     // The first ones are gone.
     server.says("_http._tcp.shop", SRV, Says::Records(vec![srv(2, 1, 80, "spare.shop")]));
     has(&proxy, &["127.0.0.1:80"]);
+}
+
+#[test]
+fn an_alias_leads_to_srv_records() {
+    let long = |name, record| Record { name, ttl: 3_600, ..record };
+    let whole = vec![alias("w.shop", 0), long("w.shop", srv(0, 1, 80, "a.shop"))];
+    // Some servers leave the rest to the one who asks.
+    let first = vec![alias("v.shop", 3_600), long("v.shop", alias("w.shop", 3_600))];
+    let last = vec![srv(0, 1, 80, "a.shop")];
+    for (records, rest) in [(whole, Vec::new()), (first, last)] {
+        let server = Server::start();
+        server.says("_http._tcp.shop", SRV, Says::Records(records));
+        server.says("w.shop", SRV, Says::Records(rest));
+        server.says("a.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 3_600)]));
+        let proxy = Proxy::start("auto", &text(&server, "{ srv: _http._tcp.shop }", "50ms"));
+        has(&proxy, &["127.0.0.1:80"]);
+        // One record of the chain counts for no time at all.
+        proxy.metric_is(&["ringside_dns_lookups_total", "result=\"found\""], |n| n >= 3.0);
+        // An alias of itself has none.
+        let circle = vec![alias("_http._tcp.shop", 0)];
+        server.says("_http._tcp.shop", SRV, Says::Records(circle));
+        let service = fails(&proxy, "aliases lead from there over more than 8 steps");
+        assert_eq!(service["endpoints"], 1, "{service}");
+        server.says("_http._tcp.shop", SRV, Says::Records(vec![alias("nobody.shop", 0)]));
+        fails(&proxy, "NXDOMAIN: there is no name nobody.shop");
+    }
 }
 
 #[test]

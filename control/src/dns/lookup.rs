@@ -14,11 +14,12 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use super::chain::{Chains, Records};
 
 /// For one try at one server; there are two tries.
 const TRY_WITHIN: Duration = Duration::from_secs(2);
@@ -80,6 +81,7 @@ impl Servers {
 #[derive(Clone)]
 pub(super) struct Client {
     resolver: Arc<TokioResolver>,
+    chains: Chains,
 }
 
 /// Why there is no answer.
@@ -143,10 +145,11 @@ impl Client {
         options.attempts = 2;
         options.cache_size = 0;
         options.max_active_requests = 4096;
+        let chains = Chains::new(&servers, &options)?;
         let provider = TokioRuntimeProvider::default();
         let builder = TokioResolver::builder_with_config(servers, provider).with_options(options);
         let resolver = builder.build().map_err(|error| Failure::NoServer(error.to_string()))?;
-        Ok(Client { resolver: Arc::new(resolver) })
+        Ok(Client { resolver: Arc::new(resolver), chains })
     }
 
     /// The endpoints that the records say, sorted by address; never empty.
@@ -200,20 +203,15 @@ impl Client {
     /// SRV records of the lowest priority number, and where their targets are.
     async fn service(&self, name: &str) -> Result<Answer<Vec<Endpoint>>, Failure> {
         let none = || Failure::NoRecords { name: name.to_owned(), kind: "SRV" };
-        let lookup = self.resolver.lookup(name, RecordType::SRV).await;
-        let lookup = lookup.map_err(|error| failure(name, "SRV", &error))?;
-        let records = lookup.answers().iter().filter_map(|record| match &record.data {
-            // The root as a target says that there is no such service (RFC 2782).
-            RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(srv),
-            _ => None,
-        });
-        let mut records: Vec<&SRV> = records.collect();
+        let Records { srv: mut records, additional, ttl } = self.chains.records(name).await?;
+        // The root as a target says that there is no such service (RFC 2782).
+        records.retain(|srv| !srv.target.is_root() && srv.port != 0);
         let first = records.iter().map(|srv| srv.priority).min().ok_or_else(none)?;
         records.retain(|srv| srv.priority == first);
         records.truncate(TARGETS_MAX);
-        let mut counts = ttl(&lookup);
+        let mut counts = ttl;
         let mut places: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
-        for record in lookup.additionals() {
+        for record in &additional {
             if let Some(ip) = ip(&record.data) {
                 counts = counts.min(Duration::from_secs(record.ttl.into()));
                 places.entry(record.name.clone()).or_default().push(ip);
@@ -300,7 +298,7 @@ fn has_route(ip: IpAddr) -> bool {
     UdpSocket::bind(any).and_then(|socket| socket.connect((ip, 9))).is_ok()
 }
 
-fn failure(name: &str, kind: &'static str, error: &NetError) -> Failure {
+pub(super) fn failure(name: &str, kind: &'static str, error: &NetError) -> Failure {
     let name = name.to_owned();
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {

@@ -4,6 +4,7 @@
 //! Nobody waits for an answer: a service that has none yet has no endpoint. One that failed leaves
 //! what was there before, and its age is a metric. What many hear at once becomes live at once.
 
+mod chain;
 mod found;
 mod lookup;
 
