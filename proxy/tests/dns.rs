@@ -402,6 +402,20 @@ fn an_alias_leads_to_srv_records() {
 }
 
 #[test]
+fn the_addresses_of_an_srv_target_share_its_weight() {
+    let server = Server::start();
+    let records = vec![srv(0, 50, 80, "three.shop"), srv(0, 50, 81, "one.shop")];
+    server.says("_http._tcp.shop", SRV, Says::Records(records));
+    server.says("three.shop", A, Says::Records(addresses(3)));
+    server.says("one.shop", A, Says::Records(addresses(1)));
+    let proxy = Proxy::start("auto", &text(&server, "{ srv: _http._tcp.shop }", "50ms"));
+    has(&proxy, &["127.1.0.0:80", "127.1.0.0:81", "127.1.0.1:80", "127.1.0.2:80"]);
+    let list = get(&proxy, "/v1/endpoints");
+    let weights: Vec<&Json> = list.as_array().unwrap().iter().map(|one| &one["weight"]).collect();
+    assert_eq!(weights, [50, 150, 50, 50]);
+}
+
+#[test]
 fn another_source_takes_over_without_a_gap() {
     let server = Server::start();
     let origin = echo_origin();

@@ -1,6 +1,6 @@
 //! One question to DNS, from its name to endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::chain::{Chains, Records};
+use super::shares::{Target, shares};
 
 /// For one try at one server; there are two tries.
 const TRY_WITHIN: Duration = Duration::from_secs(2);
@@ -160,7 +161,7 @@ impl Client {
                 Dns::Host { name, port } => {
                     let Answer { found, ttl, broken } = self.addresses(name).await?;
                     let addresses = found.into_iter().map(|ip| (SocketAddr::new(ip, *port), 1));
-                    Ok(Answer { found: endpoints(addresses), ttl, broken })
+                    Ok(Answer { found: endpoints(addresses.collect()), ttl, broken })
                 }
                 Dns::Srv { name } => self.service(name).await,
             }
@@ -242,12 +243,13 @@ impl Client {
                 Err(failure) => return Err(failure),
             }
         }
-        let addresses = records.iter().flat_map(|srv| {
+        let targets = records.iter().map(|srv| {
             let ips = with_a_way(places.get(&srv.target).cloned().unwrap_or_default());
-            let weight = u32::from(srv.weight).max(1);
-            ips.into_iter().map(move |ip| (SocketAddr::new(ip, srv.port), weight))
+            let addresses: BTreeSet<SocketAddr> =
+                ips.into_iter().map(|ip| SocketAddr::new(ip, srv.port)).collect();
+            Target { weight: srv.weight, addresses: addresses.into_iter().collect() }
         });
-        let endpoints = endpoints(addresses);
+        let endpoints = endpoints(shares(&targets.collect::<Vec<_>>()));
         if endpoints.is_empty() {
             return Err(Failure::NoRecords { name: name.to_owned(), kind: "A or AAAA" });
         }
@@ -255,15 +257,14 @@ impl Client {
     }
 }
 
-/// Each address once, in order.
-fn endpoints(addresses: impl Iterator<Item = (SocketAddr, u32)>) -> Vec<Endpoint> {
-    let addresses: BTreeMap<SocketAddr, u32> = addresses.collect();
+/// In order.
+fn endpoints(weights: BTreeMap<SocketAddr, u32>) -> Vec<Endpoint> {
     let endpoint = |(address, weight)| Endpoint {
         address: Address::Ip(address),
         weight,
         labels: Labels::default(),
     };
-    addresses.into_iter().map(endpoint).collect()
+    weights.into_iter().map(endpoint).collect()
 }
 
 fn ip(data: &RData) -> Option<IpAddr> {

@@ -7,6 +7,7 @@
 mod chain;
 mod found;
 mod lookup;
+mod shares;
 
 use std::collections::HashMap;
 use std::sync::Arc;
