@@ -22,7 +22,7 @@ pub struct Resolver {
 }
 
 /// What to ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Dns {
     /// A and AAAA records; the port is ours to say.
     Host { name: String, port: u16 },

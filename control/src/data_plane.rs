@@ -48,13 +48,16 @@ pub trait DataPlane: Send + Sync + 'static {
 
     /// Makes a config live: opens what it needs, and if that works tells every worker, whose answer
     /// says that it is live there. `answers` has one for each worker, in order; one that is dropped
-    /// says that the worker will not have it. May take some milliseconds for large configs.
+    /// says that the worker will not have it. `known` are endpoints that services of the config begin
+    /// with, by their names, where they do not come from the config. May take some milliseconds for
+    /// large configs.
     ///
     /// # Errors
     /// Nothing has changed.
     fn apply(
         &self,
         loaded: &config::Loaded,
+        known: &[(String, Vec<config::Endpoint>)],
         generation: u64,
         answers: Vec<Answer<()>>,
     ) -> Result<(), Refusal>;

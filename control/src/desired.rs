@@ -495,13 +495,16 @@ impl<P: DataPlane> State<P> {
         let number = newest.number + 1;
         let state = self.clone();
         let origin = terms.origin.clone();
+        let inherited = self.desired.found.inherited(&loaded.config);
+        let known = inherited.iter().map(|(name, known)| (name.clone(), known.endpoints.clone()));
+        let known: Vec<_> = known.collect();
         let applied = in_background(move || {
             let is_pushed = state.desired.source == Source::Push;
             let write = |dir: &StateDir| dir.write_config(&document, &origin, is_pushed);
             let written = state.desired.state_dir.as_ref().map(write).transpose();
             let written = written.map_err(Denial::NotSaved)?;
             if let Err(Refusal { path, message, hint }) =
-                state.plane.apply(&loaded, number, answers)
+                state.plane.apply(&loaded, &known, number, answers)
             {
                 written.into_iter().for_each(Written::discard);
                 return Err(Denial::Refused(document.fault(&path, &message, &hint)));
@@ -515,6 +518,7 @@ impl<P: DataPlane> State<P> {
         });
         let (document, loaded) = applied.await?;
         self.desired.has_push.store(true, Ordering::Release);
+        self.desired.found.follow(&loaded.config, inherited);
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         let generation = Arc::new(Generation {
@@ -529,7 +533,6 @@ impl<P: DataPlane> State<P> {
         if self.desired.pushed.retain(&generation.loaded.config) {
             self.save_endpoints_soon();
         }
-        self.desired.found.retain(&generation.loaded.config);
         self.desired.succeed(generation.clone(), self.plane.workers());
         let data = json!({
             "generation": number,

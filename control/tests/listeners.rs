@@ -78,7 +78,13 @@ impl DataPlane for Workers {
         Err("nothing is routed here".to_owned())
     }
 
-    fn apply(&self, _: &config::Loaded, _: u64, answers: Vec<Answer<()>>) -> Result<(), Refusal> {
+    fn apply(
+        &self,
+        _: &config::Loaded,
+        _: &[(String, Vec<config::Endpoint>)],
+        _: u64,
+        answers: Vec<Answer<()>>,
+    ) -> Result<(), Refusal> {
         answers.into_iter().for_each(|answer| answer.send(()));
         Ok(())
     }

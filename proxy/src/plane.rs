@@ -321,18 +321,26 @@ impl DataPlane for Plane {
     fn apply(
         &self,
         loaded: &config::Loaded,
+        known: &[(String, Vec<config::Endpoint>)],
         generation: u64,
         answers: Vec<Answer<()>>,
     ) -> Result<(), Refusal> {
         // Takes long for large ones, in which others look at what is live.
-        let compile =
-            |before: &Plan| Plan::compile(&loaded.config, &loaded.hash, generation, Some(before));
+        let compile = |before: &Plan| {
+            let plan = Plan::compile(&loaded.config, &loaded.hash, generation, Some(before));
+            let plan = if known.is_empty() { Ok(plan) } else { plan.with_endpoints(known) };
+            plan.map_err(|name| Refusal {
+                path: "services".to_owned(),
+                message: format!("endpoints are known of {name}, which is no service"),
+                hint: "push it again".to_owned(),
+            })
+        };
         let before = self.plan();
-        let mut plan = compile(&before);
+        let mut plan = compile(&before)?;
         let mut live = lock(&self.live);
         if !Arc::ptr_eq(&before, &live.plan) {
             // Changes take turns, so hardly ever.
-            plan = compile(&live.plan);
+            plan = compile(&live.plan)?;
         }
         let sockets = Plane::open(&live, &plan)?;
         let access = self.access.follow(loaded.config.access_log.as_ref());

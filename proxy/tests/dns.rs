@@ -437,3 +437,34 @@ fn another_source_takes_over_without_a_gap() {
     assert_eq!(client.get("/").status(), 200);
     assert_eq!(get(&proxy, "/v1/services")[0]["source"], "endpoints");
 }
+
+#[test]
+fn another_name_for_what_was_found_begins_with_it() {
+    let server = Server::start();
+    let origin = echo_origin();
+    server.says("catalog.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 300)]));
+    server.says("catalog.shop", AAAA, Says::Records(Vec::new()));
+    let dns = format!("{{ name: catalog.shop, port: {} }}", origin.port());
+    let text = text(&server, &dns, "50ms").replace("max_ttl: 10s", "max_ttl: 5m");
+    let proxy = Proxy::start("auto", &text);
+    has(&proxy, &[&origin.to_string()]);
+    server.says("catalog.shop", A, Says::Nothing);
+    let asked = server.asked();
+    let before = get(&proxy, "/v1/services")[0]["age_s"].as_f64().unwrap();
+    let mut client = proxy.connect();
+    // There is another one, and then only that.
+    let second = format!("services:\n  - {{ name: second, dns: {dns} }}\n");
+    let both = text.replace("services:\n", &second).replace("service: origin", "service: second");
+    let renamed = text.replace("name: origin", "name: second");
+    let renamed = renamed.replace("service: origin", "service: second");
+    for next in [&both, &renamed, &text] {
+        proxy.reload(next);
+        assert_eq!(client.get("/").status(), 200);
+        let services = get(&proxy, "/v1/services");
+        for service in services.as_array().unwrap() {
+            assert_eq!(service["endpoints"], 1, "{services}");
+            assert!(service["age_s"].as_f64().is_some_and(|age| age >= before), "{services}");
+        }
+    }
+    assert_eq!(server.asked(), asked, "the answer counts for five minutes");
+}

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use config::{Address, Config, Dns, Endpoint, Source};
+use tokio::time::Instant;
 
 use super::lookup::Broken;
 
@@ -27,6 +28,8 @@ pub(crate) struct Answered {
     pub(crate) at: Option<SystemTime>,
     /// What was wrong with the last answer.
     pub(crate) failure: Option<String>,
+    /// When it is asked for again.
+    due: Instant,
     succeeded: u64,
     failed: u64,
 }
@@ -40,8 +43,14 @@ pub(super) struct Follows {
 }
 
 impl Found {
-    /// Takes an answer in.
-    pub(super) fn hear(&self, service: &str, question: &Dns, heard: Heard) -> Follows {
+    /// Takes an answer in; `due` is when it is asked for again.
+    pub(super) fn hear(
+        &self,
+        service: &str,
+        question: &Dns,
+        heard: Heard,
+        due: Instant,
+    ) -> Follows {
         let mut services = self.services();
         let known = services.get(service).filter(|known| known.question == *question);
         let is_first = known.is_none();
@@ -51,12 +60,14 @@ impl Found {
                 endpoints: Vec::new(),
                 at: None,
                 failure: None,
+                due,
                 succeeded: 0,
                 failed: 0,
             };
             services.insert(service.to_owned(), new);
         }
         let known = services.get_mut(service).expect("it was put there");
+        known.due = due;
         match heard {
             Ok((mut endpoints, broken)) => {
                 known.succeeded += 1;
@@ -108,9 +119,42 @@ impl Found {
         self.services().get(service).cloned()
     }
 
-    /// Forgets services that are not there any more, or not found by DNS.
-    pub(crate) fn retain(&self, config: &Config) {
+    /// Until when a service has no need to ask, if that is known.
+    pub(super) fn due(&self, service: &str, question: &Dns) -> Option<Instant> {
+        let services = self.services();
+        let known = services.get(service).filter(|known| known.question == *question)?;
+        Some(known.due)
+    }
+
+    /// What services of a new config begin with: those that ask what others ask that are live, and
+    /// know no answer yet, have theirs.
+    pub(crate) fn inherited(&self, config: &Config) -> Vec<(String, Answered)> {
+        let services = self.services();
+        let mut answers: HashMap<&Dns, &Answered> = HashMap::new();
+        for known in services.values().filter(|known| known.at.is_some()) {
+            let newest = answers.entry(&known.question).or_insert(known);
+            if newest.at < known.at {
+                *newest = known;
+            }
+        }
+        let inherit = |service: &config::Service| {
+            let Source::Dns(question) = &service.source else { return None };
+            let own = services.get(&*service.name);
+            if own.is_some_and(|own| own.question == *question) {
+                return None;
+            }
+            let answered =
+                Answered { succeeded: 0, failed: 0, ..(*answers.get(question)?).clone() };
+            Some((service.name.to_string(), answered))
+        };
+        config.services.iter().filter_map(inherit).collect()
+    }
+
+    /// A config is live, with what its services inherited. Forgets services that are not there any
+    /// more, or not found by DNS.
+    pub(crate) fn follow(&self, config: &Config, inherited: Vec<(String, Answered)>) {
         let mut services = self.services();
+        services.extend(inherited);
         if services.is_empty() {
             return;
         }
@@ -167,7 +211,7 @@ mod tests {
         let endpoints = vec![Endpoint { address, weight: 1, labels: config::Labels::default() }];
         let hear = |heard: Result<&[Endpoint], &str>| {
             let heard = heard.map(|found| (found.to_vec(), None)).map_err(str::to_owned);
-            let follows = found.hear("a", &question, heard);
+            let follows = found.hear("a", &question, heard, Instant::now());
             (follows.endpoints, follows.say)
         };
         let (set, said) = hear(Err("SERVFAIL"));
@@ -199,7 +243,7 @@ mod tests {
         let broken = |is_v4| Some(Broken { is_v4, why: why.clone() });
         let hear = |endpoints: &[&Endpoint], broken| {
             let endpoints = endpoints.iter().map(|endpoint| (*endpoint).clone()).collect();
-            let follows = found.hear("a", &question, Ok((endpoints, broken)));
+            let follows = found.hear("a", &question, Ok((endpoints, broken)), Instant::now());
             (follows.endpoints, follows.say)
         };
         // Where none were found, none are missed.
@@ -214,5 +258,39 @@ mod tests {
         let (set, said) = hear(&[&v6], None);
         assert_eq!(set, Some(vec![v6]), "now it is told that there is none");
         assert!(said.unwrap().starts_with("it is found again"));
+    }
+
+    #[test]
+    fn who_asks_the_same_begins_with_the_same_answer() {
+        let config = |services: &str| {
+            let listeners = "listeners: [{ name: a, address: 127.0.0.1:1, http: {} }]";
+            let text = format!("version: 1\n{listeners}\nservices: [{services}]\n");
+            config::parse("a", &text, config::Format::Yaml).unwrap().config
+        };
+        let found = Found::default();
+        let question = Dns::Host { name: "a.shop".to_owned(), port: 1 };
+        let address = "127.0.0.1:1".parse().unwrap();
+        let endpoints = vec![Endpoint { address, weight: 1, labels: config::Labels::default() }];
+        let due = Instant::now() + std::time::Duration::from_secs(60);
+        let asks = |name: &str, port: u16| {
+            format!("{{ name: {name}, dns: {{ name: a.shop, port: {port} }} }}")
+        };
+        let other = config(&asks("other", 1));
+        assert!(found.inherited(&other).is_empty(), "nobody knows");
+        found.hear("old", &question, Err("SERVFAIL".to_owned()), due);
+        assert!(found.inherited(&other).is_empty(), "no answer is none to inherit");
+        found.hear("old", &question, Ok((endpoints.clone(), None)), due);
+        assert!(found.inherited(&config(&asks("old", 1))).is_empty(), "it has its own");
+        assert!(found.inherited(&config(&asks("other", 2))).is_empty(), "it asks something else");
+        let inherited = found.inherited(&other);
+        assert_eq!(inherited[0].0, "other");
+        assert_eq!(inherited[0].1.endpoints, endpoints);
+        let at = found.get("old").unwrap().at;
+        found.follow(&other, inherited);
+        assert!(found.get("old").is_none());
+        assert_eq!(found.get("other").unwrap().at, at);
+        assert_eq!(found.due("other", &question), Some(due));
+        let follows = found.hear("other", &question, Ok((endpoints, None)), due);
+        assert_eq!(follows.endpoints, None, "the workers have it");
     }
 }

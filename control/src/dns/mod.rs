@@ -1,8 +1,9 @@
 //! Services that are found by DNS: one task for each, that asks, tells what it heard, and sleeps for
 //! as long as the answer counts.
 //!
-//! Nobody waits for an answer: a service that has none yet has no endpoint. One that failed leaves
-//! what was there before, and its age is a metric. What many hear at once becomes live at once.
+//! Nobody waits for an answer: a service that has none yet has no endpoint, unless another one has
+//! asked the same. One that failed leaves what was there before, and its age is a metric. What many
+//! hear at once becomes live at once.
 
 mod chain;
 mod found;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use config::{Dns, Resolver, Source};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub(crate) use self::found::Found;
 use self::found::Heard;
@@ -48,6 +50,8 @@ struct News {
     service: String,
     question: Dns,
     heard: Heard,
+    /// When it is asked for again.
+    due: Instant,
 }
 
 /// Keeps the endpoints of all services that are found by DNS as they ought to be.
@@ -68,6 +72,8 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
                 asking.clear();
                 servers = None;
             }
+            // What other servers said is asked for at once.
+            let counts = servers.is_some();
             let questions = config.services.iter().filter_map(|service| match &service.source {
                 Source::Dns(question) => Some((service.name.as_str(), question)),
                 Source::Endpoints(_) | Source::Pushed { .. } => None,
@@ -82,11 +88,13 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
                     (resolver.clone(), Servers::new(resolver).map(Arc::new))
                 });
                 let service = name.to_owned();
+                let due = state.desired.found.due(name, question).filter(|_| counts);
                 let task = ask(
                     servers.clone(),
                     (resolver.min_ttl, resolver.max_ttl),
                     at_once.clone(),
                     (service, question.clone()),
+                    due,
                     tell.clone(),
                 );
                 let asked = Asking { question: question.clone(), task: tokio::spawn(task) };
@@ -100,14 +108,18 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
     }
 }
 
-/// Asks for one service again and again.
+/// Asks for one service again and again, the first time when that is due.
 async fn ask(
     servers: Result<Arc<Servers>, Failure>,
     (min_ttl, max_ttl): (Duration, Duration),
     at_once: Arc<Semaphore>,
     (service, question): (String, Dns),
+    due: Option<Instant>,
     tell: mpsc::Sender<News>,
 ) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
     let mut failures = 0;
     loop {
         let client = servers.as_ref().map_err(Failure::clone).and_then(|servers| servers.client());
@@ -131,11 +143,12 @@ async fn ask(
         };
         let heard = heard.map(|answer| (answer.found, answer.broken));
         let heard = heard.map_err(|failure| failure.to_string());
-        let news = News { service: service.clone(), question: question.clone(), heard };
+        let due = Instant::now() + pause;
+        let news = News { service: service.clone(), question: question.clone(), heard, due };
         if tell.send(news).await.is_err() {
             return;
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep_until(due).await;
     }
 }
 
@@ -152,9 +165,9 @@ impl<P: DataPlane> State<P> {
         let live: HashMap<&str, &Source> =
             services.map(|service| (service.name.as_str(), &service.source)).collect();
         let mut sets = Vec::new();
-        for News { service, question, heard } in news {
+        for News { service, question, heard, due } in news {
             if live.get(&*service).is_some_and(|source| **source == Source::Dns(question.clone())) {
-                let said = self.desired.found.hear(&service, &question, heard);
+                let said = self.desired.found.hear(&service, &question, heard, due);
                 if let Some(said) = said.say {
                     self.desired.say(format_args!("dns: service {service}: {said}"));
                 }
