@@ -277,6 +277,12 @@ impl Desired {
         self.told().past.iter().cloned().collect()
     }
 
+    /// The first generation that can be gone back to, or the newest.
+    fn oldest(&self) -> u64 {
+        let told = self.told();
+        told.past.front().map_or(told.newest.number, |past| past.number)
+    }
+
     /// Whether what is live would not come back from the files.
     pub(crate) fn is_unsaved(&self) -> bool {
         if self.source == Source::Push {
@@ -496,8 +502,8 @@ impl<P: DataPlane> State<P> {
         let state = self.clone();
         let origin = terms.origin.clone();
         let inherited = self.desired.found.inherited(&loaded.config);
-        let known = inherited.iter().map(|(name, known)| (name.clone(), known.endpoints.clone()));
-        let known: Vec<_> = known.collect();
+        let mut known = self.desired.pushed.left(&loaded.config);
+        known.extend(inherited.iter().map(|(name, known)| (name.clone(), known.endpoints.clone())));
         let applied = in_background(move || {
             let is_pushed = state.desired.source == Source::Push;
             let write = |dir: &StateDir| dir.write_config(&document, &origin, is_pushed);
@@ -530,10 +536,12 @@ impl<P: DataPlane> State<P> {
             changes,
             live,
         });
-        if self.desired.pushed.retain(&generation.loaded.config) {
+        self.desired.succeed(generation.clone(), self.plane.workers());
+        let config = &generation.loaded.config;
+        let oldest = self.desired.oldest();
+        if self.desired.pushed.follow(config, newest.number, oldest) {
             self.save_endpoints_soon();
         }
-        self.desired.succeed(generation.clone(), self.plane.workers());
         let data = json!({
             "generation": number,
             "etag": generation.loaded.hash,

@@ -1,4 +1,7 @@
 //! Endpoints that are pushed: which version of each service's set is live, and what a push makes of it.
+//!
+//! A service that leaves the config leaves its set here, for as long as a generation that has the
+//! service can be gone back to: it is given back when the service comes back. A restart ends that.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,10 +12,27 @@ use serde_json::{Value as Json, json};
 
 use crate::state_dir::seconds_since_1970;
 
+/// So much of what services left is kept, counted in endpoints, and one more for each set.
+const GONE_MAX: usize = 65_536;
+
 /// The sets that were pushed, by service.
 #[derive(Default)]
 pub(crate) struct Pushed {
-    sets: Mutex<HashMap<String, Set>>,
+    sets: Mutex<Sets>,
+}
+
+#[derive(Default)]
+struct Sets {
+    live: HashMap<String, Set>,
+    /// Of services that are not there any more, or not pushed. No service is in both.
+    gone: HashMap<String, Gone>,
+}
+
+/// What a service left.
+struct Gone {
+    set: Set,
+    /// The last generation that had the service.
+    generation: u64,
 }
 
 /// What was pushed to one service last.
@@ -57,7 +77,7 @@ impl Pushed {
                 Some(Source::Dns(_)) => return Err(Refused::NotPushed(name, "come by DNS")),
                 Some(Source::Pushed { .. }) => {}
             }
-            let live = sets.get(&name);
+            let live = sets.live.get(&name);
             let endpoints = match push.change {
                 EndpointChange::Replace(endpoints) => endpoints,
                 EndpointChange::Edit { upsert, remove } => {
@@ -89,22 +109,40 @@ impl Pushed {
 
     /// They are live from now on.
     pub(crate) fn keep(&self, accepted: Vec<(String, Set)>) {
-        self.sets().extend(accepted);
+        self.sets().live.extend(accepted);
     }
 
-    /// Forgets the sets of services that are not there any more, or not pushed. Says whether there
-    /// were any.
-    pub(crate) fn retain(&self, config: &Config) -> bool {
-        let pushed = config.services.iter().filter(|s| matches!(s.source, Source::Pushed { .. }));
-        let pushed: HashSet<&str> = pushed.map(|service| service.name.as_str()).collect();
-        let mut sets = self.sets();
-        let before = sets.len();
-        sets.retain(|name, _| pushed.contains(&**name));
-        sets.len() < before
+    /// What services of a new config left when they went, so that they begin with it.
+    pub(crate) fn left(&self, config: &Config) -> Vec<(String, Vec<Endpoint>)> {
+        let sets = self.sets();
+        if sets.gone.is_empty() {
+            return Vec::new();
+        }
+        let back = |name: &str| Some((name.to_owned(), sets.gone.get(name)?.set.endpoints.clone()));
+        pushed(config).filter_map(back).collect()
+    }
+
+    /// A config is live after generation `before`, and its services have back what they left. Keeps
+    /// what others leave, while the generations from `oldest` on can be gone back to. Says whether
+    /// the sets that are live have become others.
+    pub(crate) fn follow(&self, config: &Config, before: u64, oldest: u64) -> bool {
+        let pushed: HashSet<&str> = pushed(config).collect();
+        let Sets { live, gone } = &mut *self.sets();
+        let leave: Vec<(String, Set)> =
+            live.extract_if(|name, _| !pushed.contains(&**name)).collect();
+        let back: Vec<(String, Gone)> =
+            gone.extract_if(|name, _| pushed.contains(&**name)).collect();
+        let changes = !leave.is_empty() || !back.is_empty();
+        live.extend(back.into_iter().map(|(name, gone)| (name, gone.set)));
+        let leave = leave.into_iter();
+        gone.extend(leave.map(|(name, set)| (name, Gone { set, generation: before })));
+        gone.retain(|_, gone| gone.generation >= oldest);
+        forget_some(gone, GONE_MAX);
+        changes
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Set> {
-        self.sets().get(name).cloned()
+        self.sets().live.get(name).cloned()
     }
 
     /// A service that nobody has pushed to yet and that is worth waiting for.
@@ -113,24 +151,24 @@ impl Pushed {
         let age = started.elapsed();
         let mut missing = config.services.iter().filter(|service| match service.source {
             Source::Pushed { wait_at_start } => {
-                age < wait_at_start && !sets.contains_key(&*service.name)
+                age < wait_at_start && !sets.live.contains_key(&*service.name)
             }
             Source::Endpoints(_) | Source::Dns(_) => false,
         });
         missing.next().map(|service| service.name.to_string())
     }
 
-    /// All sets, as they are kept for a restart.
+    /// All sets that are live, as they are kept for a restart.
     pub(crate) fn to_json(&self) -> Json {
-        to_json(self.sets().iter())
+        to_json(self.sets().live.iter())
     }
 
     /// When each set came.
     pub(crate) fn times(&self) -> Vec<(String, SystemTime)> {
-        self.sets().iter().map(|(name, set)| (name.clone(), set.at)).collect()
+        self.sets().live.iter().map(|(name, set)| (name.clone(), set.at)).collect()
     }
 
-    fn sets(&self) -> MutexGuard<'_, HashMap<String, Set>> {
+    fn sets(&self) -> MutexGuard<'_, Sets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,4 +191,101 @@ pub(crate) fn to_json<'s>(sets: impl Iterator<Item = (&'s String, &'s Set)>) -> 
         (name.clone(), set)
     });
     Json::Object(sets.collect())
+}
+
+/// The names of the services that are pushed to.
+fn pushed(config: &Config) -> impl Iterator<Item = &str> {
+    let pushed = config.services.iter().filter(|s| matches!(s.source, Source::Pushed { .. }));
+    pushed.map(|service| &*service.name)
+}
+
+/// Forgets what left first, until the rest counts no more than `most`.
+fn forget_some(gone: &mut HashMap<String, Gone>, most: usize) {
+    let size = |gone: &Gone| gone.set.endpoints.len() + 1;
+    let mut sum: usize = gone.values().map(size).sum();
+    if sum <= most {
+        return;
+    }
+    let mut order: Vec<(u64, String)> =
+        gone.iter().map(|(name, gone)| (gone.generation, name.clone())).collect();
+    order.sort();
+    for (_, name) in order {
+        if sum <= most {
+            return;
+        }
+        sum -= gone.remove(&name).as_ref().map_or(0, size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(services: &str) -> Config {
+        let listeners = "listeners: [{ name: a, address: 127.0.0.1:1, http: {} }]";
+        let text = format!("version: 1\n{listeners}\nservices: [{services}]\n");
+        config::parse("a", &text, config::Format::Yaml).unwrap().config
+    }
+
+    fn push(pushed: &Pushed, config: &Config, name: &str, version: u64) -> Result<(), Refused> {
+        let text = format!(r#"{{"version":{version},"endpoints":[{{"address":"127.0.0.1:1"}}]}}"#);
+        let push = EndpointPush::replacement("a", text.as_bytes()).unwrap();
+        pushed.keep(pushed.accept(config, vec![(name.to_owned(), push)])?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_service_that_comes_back_has_what_it_left() {
+        let with = config("{ name: a, pushed: {} }");
+        let fixed = config("{ name: a, endpoints: [{ address: 127.0.0.1:2 }] }");
+        let without = config("");
+        let pushed = Pushed::default();
+        push(&pushed, &with, "a", 7).unwrap();
+        let at = pushed.get("a").unwrap().at;
+        for other in [&without, &fixed] {
+            assert!(pushed.left(other).is_empty());
+            assert!(pushed.follow(other, 1, 1));
+            assert!(pushed.get("a").is_none());
+            assert!(pushed.times().is_empty() && pushed.to_json() == json!({}));
+            assert!(!pushed.follow(other, 2, 1), "nothing leaves twice");
+            assert_eq!(pushed.left(&with)[0].1.len(), 1);
+            assert!(pushed.follow(&with, 3, 1));
+            let set = pushed.get("a").unwrap();
+            assert_eq!((set.version, set.at), (7, at));
+            assert!(pushed.left(&with).is_empty(), "it has them");
+        }
+        let stale = Refused::Stale { service: "a".to_owned(), live: 7 };
+        assert_eq!(push(&pushed, &with, "a", 6), Err(stale));
+    }
+
+    #[test]
+    fn what_was_left_is_forgotten_with_the_last_generation_that_has_it() {
+        let with = config("{ name: a, pushed: {} }");
+        let without = config("");
+        let pushed = Pushed::default();
+        push(&pushed, &with, "a", 7).unwrap();
+        pushed.follow(&without, 5, 1);
+        pushed.follow(&without, 6, 5);
+        assert_eq!(pushed.left(&with).len(), 1);
+        assert!(!pushed.follow(&without, 7, 6));
+        assert!(pushed.left(&with).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_has_a_bound() {
+        let with = config("{ name: a, pushed: {} }, { name: b, pushed: {} }");
+        let pushed = Pushed::default();
+        push(&pushed, &with, "a", 1).unwrap();
+        push(&pushed, &with, "b", 1).unwrap();
+        pushed.follow(&config("{ name: b, pushed: {} }"), 1, 1);
+        pushed.follow(&config(""), 2, 1);
+        let mut sets = pushed.sets();
+        forget_some(&mut sets.gone, 4);
+        assert_eq!(sets.gone.len(), 2, "two endpoints, two sets");
+        forget_some(&mut sets.gone, 3);
+        assert!(
+            sets.gone.len() == 1 && sets.gone.contains_key("b"),
+            "the one that left first goes"
+        );
+    }
 }

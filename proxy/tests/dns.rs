@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use support::{Proxy, config, echo_origin};
 
 const A: u16 = 1;
@@ -184,6 +184,16 @@ resolver: {{ servers: ["{}"], min_ttl: {ttl}, max_ttl: 10s }}"#,
 
 fn get(proxy: &Proxy, path: &str) -> Json {
     let reply = proxy.admin().ask(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    serde_json::from_slice(&reply.body).unwrap()
+}
+
+fn send(proxy: &Proxy, request: &str, body: &Json) -> Json {
+    let body = body.to_string();
+    let head = "host: localhost\r\ncontent-type: application/json";
+    let len = body.len();
+    let asked = format!("{request} HTTP/1.1\r\n{head}\r\ncontent-length: {len}\r\n\r\n{body}");
+    let reply = proxy.admin().ask(asked);
     assert_eq!(reply.status(), 200, "{reply:?}");
     serde_json::from_slice(&reply.body).unwrap()
 }
@@ -436,6 +446,34 @@ fn another_source_takes_over_without_a_gap() {
     proxy.reload(&fixed);
     assert_eq!(client.get("/").status(), 200);
     assert_eq!(get(&proxy, "/v1/services")[0]["source"], "endpoints");
+}
+
+#[test]
+fn a_pushed_service_that_comes_back_has_what_was_pushed() {
+    let server = Server::start();
+    let origin = echo_origin();
+    server.says("catalog.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 0)]));
+    let dns = format!("{{ name: catalog.shop, port: {} }}", origin.port());
+    let found = text(&server, &dns, "50ms");
+    let pushed = found.replace(&format!("dns: {dns}"), "pushed: {}");
+    let none = pushed.split("services:").next().unwrap();
+    let proxy = Proxy::start("auto", &pushed);
+    let push = json!({ "version": 7, "endpoints": [{ "address": origin.to_string() }] });
+    send(&proxy, "PUT /v1/services/origin/endpoints", &push);
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").status(), 200);
+    proxy.reload(none);
+    assert_eq!(get(&proxy, "/v1/services"), json!([]));
+    send(&proxy, "POST /v1/config/rollback", &json!({ "generation": 1 }));
+    assert_eq!(client.get("/").status(), 200);
+    let service = get(&proxy, "/v1/services")[0].clone();
+    assert_eq!([&service["version"], &service["endpoints"]], [7, 1]);
+    // And by a push, after it had its endpoints from elsewhere.
+    proxy.reload(&found);
+    has(&proxy, &[&origin.to_string()]);
+    proxy.reload(&pushed);
+    assert_eq!(client.get("/").status(), 200);
+    assert_eq!(get(&proxy, "/v1/services")[0]["version"], 7);
 }
 
 #[test]
