@@ -167,7 +167,8 @@ pub struct Service {
 pub enum Discovery {
     /// From the config.
     Static,
-    /// Over REST; they outlive the config that they came to.
+    /// Over REST; what was there before holds until the first push, and they outlive the config that
+    /// they came to.
     Pushed,
     /// What was there before holds until DNS has answered.
     Dns,
@@ -215,7 +216,7 @@ impl Plan {
         let services = config.services.iter().zip(subsets).map(|(service, subsets)| {
             let mut service = compile_service(service, subsets, &mut names);
             let Some(old) = known.get(&*service.name) else { return Arc::new(service) };
-            match service.discovery.keeps(old.discovery) {
+            match service.discovery.keeps() {
                 true => service.endpoints.clone_from(&old.endpoints),
                 false => keep_states(&mut service.endpoints, &old.endpoints),
             }
@@ -323,12 +324,11 @@ impl Service {
 }
 
 impl Discovery {
-    /// Whether endpoints stay that came to the service before by `old`.
-    fn keeps(self, old: Discovery) -> bool {
+    /// Whether endpoints stay that the service had before, whatever they came by.
+    fn keeps(self) -> bool {
         match self {
             Discovery::Static => false,
-            Discovery::Pushed => old == Discovery::Pushed,
-            Discovery::Dns => true,
+            Discovery::Pushed | Discovery::Dns => true,
         }
     }
 }

@@ -446,6 +446,20 @@ fn another_source_takes_over_without_a_gap() {
     proxy.reload(&fixed);
     assert_eq!(client.get("/").status(), 200);
     assert_eq!(get(&proxy, "/v1/services")[0]["source"], "endpoints");
+    let pushed = text.replace(&format!("dns: {dns}"), "pushed: {}");
+    for before in [&text, &fixed] {
+        proxy.reload(before);
+        proxy.reload(&pushed);
+        assert_eq!(client.get("/").status(), 200, "nobody has pushed yet");
+        assert_eq!(get(&proxy, "/v1/services")[0]["version"], Json::Null);
+    }
+    let push = json!({ "version": 1, "endpoints": [] });
+    send(&proxy, "PUT /v1/services/origin/endpoints", &push);
+    assert_eq!(client.get("/").cause(), "no_endpoint", "a push says that there is none");
+    proxy.reload(&fixed);
+    assert_eq!(client.get("/").status(), 200);
+    proxy.reload(&pushed);
+    assert_eq!(client.get("/").cause(), "no_endpoint", "it is known what was pushed");
 }
 
 #[test]
