@@ -90,7 +90,11 @@ pub(crate) const CONFIG: Object = Object {
     keys: &[
         Key::default("version", Kind::Number, "1", "The format's; there is only 1."),
         Key::default("node", Kind::Object(&NODE), "{}", "Who this proxy is."),
-        Key::optional("admin", Kind::Object(&ADMIN), "The REST interface; left out: none."),
+        Key::optional(
+            "admin",
+            Kind::OrNone(&Kind::Object(&ADMIN)),
+            "The REST interface; left out: `unix:/run/ringside/admin.sock`, if that can be had.",
+        ),
         Key::optional("probes", Kind::Object(&PROBES), "Health and metrics; left out: none."),
         Key::default("workers", WORKERS_KIND, "auto", "Threads that serve, 1 to 1024."),
         Key::default("pin", PIN_KIND, "auto", "Whether each worker stays on its core."),
@@ -195,7 +199,9 @@ pub(crate) fn config(tree: &Tree, role: Role, report: &mut Report<'_>) -> Option
     let routes = fields.get("routes", |tree, report| {
         list(tree, report, |tree, report| route(tree, report, &names, &mut regexes))
     });
-    bound.extend(admin.iter().flatten().map(|admin| Bound::at(tree, "admin", &admin.address)));
+    let admin = admin.map(|given| given.unwrap_or_else(|| Some(Admin::usual())));
+    let asked_for = admin.iter().flatten().filter(|admin| !admin.is_optional);
+    bound.extend(asked_for.map(|admin| Bound::at(tree, "admin", &admin.address)));
     bound.extend(probes.iter().flatten().map(|probes| Bound::at(tree, "probes", &probes.address)));
     check_collisions(&bound, fields.report);
     if let (Some(listeners), Some(routes)) = (&listeners, &routes) {

@@ -63,6 +63,16 @@ fn look_into(node: &Node, path: &str, judge: Judge<'_>, report: &mut Report<'_>)
             let files = entries.iter().filter(|entry| entry.key.ends_with("_file"));
             let contents: Vec<(&Entry, Option<Vec<u8>>)> =
                 files.map(|entry| (entry, read(entry, &below(&entry.key), report))).collect();
+            if let Some((entry, Some(bytes))) =
+                contents.iter().find(|(it, _)| it.key == "token_file")
+                && let Err(why) = token_in(bytes)
+            {
+                let name = entry.value.as_scalar().map_or("", |name| &name.text);
+                let message = format!("{}: {why}", quoted(name));
+                let hint = "make one: `openssl rand -hex 32`";
+                let problem = Problem::error(entry.value.span, message).hint(hint);
+                report.add(problem.path(below(&entry.key)));
+            }
             let of = |key| {
                 let (entry, bytes) = contents.iter().find(|(entry, _)| entry.key == key)?;
                 Some((*entry, bytes.as_ref()?))
@@ -92,6 +102,24 @@ fn read(entry: &Entry, path: &str, report: &mut Report<'_>) -> Option<Vec<u8>> {
     let hint = "put it there, or check with `--no-files` where it is not needed";
     report.add(Problem::error(entry.value.span, message).hint(hint).path(path));
     None
+}
+
+/// The token that a file holds: all of it but white space at its ends. It goes into a header, after
+/// `Bearer` (RFC 6750 §2.1).
+///
+/// # Errors
+/// Why it is none.
+pub fn token_in(bytes: &[u8]) -> Result<&[u8], &'static str> {
+    // Shorter ones could be guessed.
+    const TOKEN_BYTES_MIN: usize = 16;
+    let token = bytes.trim_ascii();
+    if token.len() < TOKEN_BYTES_MIN {
+        return Err("a token has at least 16 bytes");
+    }
+    match token.iter().all(u8::is_ascii_graphic) {
+        true => Ok(token),
+        false => Err("a token is one word of ASCII"),
+    }
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {

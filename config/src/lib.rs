@@ -87,7 +87,7 @@ pub use dns::{Dns, Resolver};
 pub use document::{Change, Document, Kind, What};
 pub use edits::HeaderEdits;
 pub use endpoint_push::{EndpointChange, EndpointPush};
-pub use files::KeyPairFault;
+pub use files::{KeyPairFault, token_in};
 pub use labels::Labels;
 pub use listener::{
     ExposeCauses, Forwarded, HttpListener, Listener, ListenerKind, ListenerLimits,
@@ -97,7 +97,8 @@ pub use load::{Failure, Format, Loaded, load, parse};
 pub use name::Name;
 pub use path::normal_path;
 pub use process::{
-    Admin, Auth, Io, Limits, Node, Pin, Probes, Scope, Shutdown, State, Token, WORKERS_MAX, Workers,
+    ADMIN_USUAL, Admin, Auth, Io, Limits, Node, Pin, Probes, Scope, Shutdown, State, Token,
+    WORKERS_MAX, Workers,
 };
 pub use reference::reference;
 pub use regex::Regex;

@@ -30,7 +30,20 @@ pub struct Admin {
     /// Without TLS, so always [`Address::is_local`]; never abstract.
     pub address: Address,
     pub auth: Auth,
+    /// Nobody has asked for it: where it cannot be had, there is none.
+    pub is_optional: bool,
 }
+
+impl Admin {
+    /// What there is where the config says nothing of it.
+    pub(crate) fn usual() -> Admin {
+        let address = Address::Unix(ADMIN_USUAL["unix:".len()..].into());
+        Admin { address, auth: Auth::None, is_optional: true }
+    }
+}
+
+/// Where admin is where nobody says otherwise.
+pub const ADMIN_USUAL: &str = "unix:/run/ringside/admin.sock";
 
 /// Who may ask admin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,12 +171,7 @@ pub(crate) const ADMIN: Object = Object {
     about: "The REST interface for operators.",
     one_of: &[],
     keys: &[
-        Key::default(
-            "address",
-            Kind::Address,
-            "unix:/run/ringside/admin.sock",
-            "Loopback or `unix:/path`.",
-        ),
+        Key::default("address", Kind::Address, ADMIN_USUAL, "Loopback or `unix:/path`."),
         Key::optional(
             "auth",
             Kind::Word(&AUTH),
@@ -267,7 +275,12 @@ pub(crate) fn node(tree: &Tree, report: &mut Report<'_>) -> Option<Node> {
     Some(Node { id: id?, service: service?, zone: zone? })
 }
 
-pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
+/// `Some(None)`: there is to be none.
+pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Option<Admin>> {
+    or_none(tree, report, some_admin)
+}
+
+fn some_admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
     let mut fields = report.fields(tree, &ADMIN)?;
     let address = fields.get("address", control_address);
     let auth = fields.find("auth", |tree, report| word(tree, report, &AUTH));
@@ -302,7 +315,7 @@ pub(crate) fn admin(tree: &Tree, report: &mut Report<'_>) -> Option<Admin> {
     }
     let needs_token = auth.unwrap_or(!tokens.is_empty() || matches!(address, Address::Ip(_)));
     let auth = if needs_token { Auth::Token(tokens) } else { Auth::None };
-    Some(Admin { address, auth })
+    Some(Admin { address, auth, is_optional: false })
 }
 
 fn token(tree: &Tree, report: &mut Report<'_>) -> Option<Token> {

@@ -11,8 +11,6 @@ use subtle::ConstantTimeEq;
 
 use crate::problem::Problem;
 
-/// Shorter ones could be guessed.
-const TOKEN_BYTES_MIN: usize = 16;
 /// The file in the state directory of a token that was made.
 const GENERATED: &str = "admin.token";
 
@@ -75,14 +73,12 @@ impl Guard {
             let path = token.token_file.display();
             let secret = fs::read(&token.token_file)
                 .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
-            let secret = secret.trim_ascii().to_vec();
-            if secret.len() < TOKEN_BYTES_MIN {
-                let message = format!("{path}: a token has at least {TOKEN_BYTES_MIN} bytes");
-                return Err(io::Error::other(message));
-            }
+            let secret = config::token_in(&secret).map_err(|why| {
+                io::Error::other(format!("the token {}, {path}: {why}", token.name.as_str()))
+            })?;
             Ok(Known {
                 name: token.name.to_string(),
-                secret,
+                secret: secret.to_vec(),
                 scopes: token.scopes.clone(),
                 names: token.names.clone(),
             })
@@ -174,9 +170,9 @@ fn unauthorized(detail: &'static str) -> Problem {
 /// The token in this file, made where there is none.
 fn generated(path: &Path) -> io::Result<Vec<u8>> {
     if let Ok(secret) = fs::read(path)
-        && secret.trim_ascii().len() >= TOKEN_BYTES_MIN
+        && let Ok(secret) = config::token_in(&secret)
     {
-        return Ok(secret.trim_ascii().to_vec());
+        return Ok(secret.to_vec());
     }
     let mut random = [0; 32];
     io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;

@@ -62,6 +62,18 @@ impl Bound {
         }
     }
 
+    /// Binds the admin listener where nobody has asked for it, in a folder that is made if that can be;
+    /// says why there is none.
+    pub(crate) fn admin_if_free(listen: &Listen, say: fn(fmt::Arguments<'_>)) -> Option<Bound> {
+        let Listen::Unix(path) = listen else { return None };
+        if let Some(folder) = path.parent() {
+            // Whatever is wrong with it, the bind says so.
+            let _ = fs::create_dir(folder);
+        }
+        let bound = bind_unix(path);
+        bound.inspect_err(|error| say(format_args!("admin: none, {listen}: {error}"))).ok()
+    }
+
     /// Binds the probes listener.
     pub(crate) fn probes(listen: &Listen) -> io::Result<Bound> {
         Bound::new("probes", listen)
@@ -155,5 +167,22 @@ fn hint(listen: &Listen, kind: ErrorKind) -> Option<&'static str> {
             Some("ports below 1024 need root or CAP_NET_BIND_SERVICE")
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_that_nobody_asked_for_is_had_where_it_is_free() {
+        let folder = std::env::temp_dir().join(format!("ringside-admin-{}", std::process::id()));
+        let listen = Listen::Unix(folder.join("admin.sock"));
+        let first = Bound::admin_if_free(&listen, |why| panic!("{why}"));
+        assert!(first.is_some(), "also where there was no folder");
+        assert!(Bound::admin_if_free(&listen, |_| {}).is_none(), "it is another's");
+        drop(first);
+        assert!(Bound::admin_if_free(&listen, |why| panic!("{why}")).is_some(), "it is gone");
+        fs::remove_dir_all(folder).unwrap();
     }
 }

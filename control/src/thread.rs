@@ -29,6 +29,8 @@ use crate::watch::Watch;
 /// What to serve, and where.
 pub struct Options {
     pub admin: Option<Listen>,
+    /// To start without admin, where it cannot be had, is no option.
+    pub needs_admin: bool,
     /// Who may ask admin.
     pub auth: Auth,
     pub probes: Option<Listen>,
@@ -69,7 +71,10 @@ pub struct Control {
 /// A listener that could not be bound, with its address and what to check; or the thread or its
 /// runtime could not be made.
 pub fn start<P: DataPlane>(options: Options, plane: Arc<P>) -> io::Result<Control> {
-    let admin = options.admin.as_ref().map(Bound::admin).transpose()?;
+    let admin = match &options.admin {
+        Some(listen) if !options.needs_admin => Bound::admin_if_free(listen, options.say),
+        listen => listen.as_ref().map(Bound::admin).transpose()?,
+    };
     let probes = options.probes.as_ref().map(Bound::probes).transpose()?;
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (running, ended) = oneshot::channel();

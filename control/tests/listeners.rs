@@ -128,7 +128,7 @@ fn options(admin: Option<Listen>, probes: Option<Listen>) -> Options {
     let initial = control::Initial::of(document).unwrap();
     let say = |fact: std::fmt::Arguments<'_>| eprintln!("{fact}");
     let (auth, on_thread, reloading) = (config::Auth::None, || {}, |_| {});
-    Options { admin, auth, probes, program, initial, say, on_thread, reloading }
+    Options { admin, needs_admin: true, auth, probes, program, initial, say, on_thread, reloading }
 }
 
 fn start(workers: Workers) -> Control {

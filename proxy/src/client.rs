@@ -12,8 +12,6 @@ use serde_json::{Value as Json, json};
 
 use crate::check::{Output, colours};
 
-/// Where admin is where nobody says otherwise.
-const ADMIN_USUAL: &str = "unix:/run/ringside/admin.sock";
 /// Between two looks at whether it is ready.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -21,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(clap::Args, Debug)]
 pub struct Admin {
     /// Where the running ringside's admin is: unix:PATH or IP:PORT.
-    #[arg(long, env = "RINGSIDE_ADMIN", default_value = ADMIN_USUAL, value_name = "ADDR")]
+    #[arg(long, env = "RINGSIDE_ADMIN", default_value = config::ADMIN_USUAL, value_name = "ADDR")]
     admin: config::Address,
     /// A file that holds the token.
     #[arg(long, env = "RINGSIDE_TOKEN_FILE", value_name = "FILE")]

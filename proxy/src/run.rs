@@ -388,12 +388,15 @@ fn start_control(
     io: &ChosenIo,
 ) -> Result<Control, StartError> {
     let config = &initial.loaded.config;
-    let admin = overrides.admin.as_ref().or(config.admin.as_ref().map(|admin| &admin.address));
+    let configured = config.admin.as_ref();
+    let admin = overrides.admin.as_ref().or(configured.map(|admin| &admin.address));
     let auth = admin_auth(config, overrides);
     let admin = admin.map(listen).transpose()?;
+    let needs_admin = overrides.admin.is_some() || configured.is_some_and(|it| !it.is_optional);
     let probes = config.probes.as_ref().map(|probes| listen(&probes.address)).transpose()?;
     let options = control::Options {
         admin,
+        needs_admin,
         auth,
         probes,
         program: control::Program {
@@ -415,9 +418,9 @@ fn start_control(
 /// Who may ask admin. Elsewhere than the config says it is as guarded as that says, and on TCP always.
 pub(crate) fn admin_auth(config: &Config, overrides: &Overrides) -> Auth {
     match (&config.admin, &overrides.admin) {
-        (Some(admin), _) => admin.auth.clone(),
-        (None, Some(config::Address::Ip(_))) => Auth::Token(Vec::new()),
-        (None, _) => Auth::None,
+        (Some(admin), _) if !admin.is_optional => admin.auth.clone(),
+        (_, Some(config::Address::Ip(_))) => Auth::Token(Vec::new()),
+        (_, _) => Auth::None,
     }
 }
 

@@ -196,6 +196,26 @@ fn what_cannot_be_read_exits_with_two() {
 }
 
 #[test]
+fn a_token_that_would_be_refused_at_start_is_told() {
+    let folder = Folder::new("tokens");
+    for (token, why) in [
+        ("", "a token has at least 16 bytes"),
+        ("short\n", "a token has at least 16 bytes"),
+        ("first line of two\nand the second", "a token is one word of ASCII"),
+        ("0123456789abcdef\n", ""),
+    ] {
+        let path = folder.file("token", token).display().to_string();
+        let admin = format!("admin: {{ tokens: [{{ name: ci, token_file: {path} }}] }}\n");
+        let file = folder.file("admin.yaml", format!("{VALID}{admin}")).display().to_string();
+        let (code, _, said) = ringside(&["check", &file]);
+        assert_eq!(code, Some(i32::from(!why.is_empty())), "{said}");
+        assert!(said.contains(why), "{said}");
+        let (code, _, _) = ringside(&["check", "--no-files", &file]);
+        assert_eq!(code, Some(0));
+    }
+}
+
+#[test]
 fn the_files_that_a_config_names_are_looked_at() {
     let folder = Folder::new("named");
     let pair = || {
