@@ -14,8 +14,8 @@ use crate::service::Service;
 use crate::source::Span;
 use crate::tree::{Node, Value};
 
-/// Pairs of a redirect and another route. In a config that has more, none is looked at.
-const PAIRS_MAX: usize = 1_000_000;
+/// Looks at a host or a match of a route. When they are used up, no more redirects are looked at.
+const LOOKS_MAX: usize = 20_000_000;
 /// Redirects that lead to each other.
 const STEPS_MAX: usize = 8;
 
@@ -47,12 +47,9 @@ pub(crate) fn tell_of_circles(
             );
         }
     }
-    let redirects = routes.iter().filter(|route| matches!(route.action, Action::Redirect(_)));
-    if redirects.count().saturating_mul(routes.len()) > PAIRS_MAX {
-        return;
-    }
+    let mut looks = LOOKS_MAX;
     for (index, route) in routes.iter().enumerate() {
-        if let Some(path) = redirect_circle(route, routes) {
+        if let Some(path) = redirect_circle(route, routes, &mut looks) {
             let message = format!("this redirect leads to itself, by the path {}", quoted(&path));
             report.add(
                 Problem::warning(place(items, index, &["redirect"]), message)
@@ -183,7 +180,7 @@ struct Taken<'c> {
 }
 
 /// The path by which a redirect surely leads to its own match again, alone or by way of others.
-fn redirect_circle(route: &Route, routes: &[Route]) -> Option<String> {
+fn redirect_circle(route: &Route, routes: &[Route], looks: &mut usize) -> Option<String> {
     let places = route.listeners.iter().flat_map(|&listener| {
         let hosts = route.hosts.iter();
         hosts.flat_map(move |host| route.matches.iter().map(move |m| (listener, host, m)))
@@ -199,7 +196,7 @@ fn redirect_circle(route: &Route, routes: &[Route]) -> Option<String> {
         let first = begin.leads_to(asked)?;
         let (mut here, mut path) = (begin, first.clone());
         for _ in 0..STEPS_MAX {
-            here = here.next(routes, begin, &path)?;
+            here = here.next(routes, begin, &path, looks)?;
             if std::ptr::eq(here.condition, begin.condition) {
                 return Some(first);
             }
@@ -229,7 +226,15 @@ impl<'c> Taken<'c> {
     }
 
     /// The match that surely takes the path on this listener and host.
-    fn next(&self, routes: &'c [Route], begin: Taken<'c>, path: &str) -> Option<Taken<'c>> {
+    fn next(
+        &self,
+        routes: &'c [Route],
+        begin: Taken<'c>,
+        path: &str,
+        looks: &mut usize,
+    ) -> Option<Taken<'c>> {
+        let sizes = routes.iter().map(|route| route.hosts.len() * (1 + route.matches.len()));
+        *looks = looks.checked_sub(path.len() + sizes.sum::<usize>())?;
         let takers = routes.iter().filter(|route| route.listeners.contains(&self.listener));
         let takers = takers.flat_map(|route| {
             let hosts = route.hosts.iter().filter(|theirs| encloses(theirs, self.host));

@@ -217,6 +217,26 @@ fn terminals_are_safe() {
     assert!(!toml.to_string().contains('\u{1b}'));
 }
 
+#[test]
+fn many_redirects_of_many_hosts() {
+    let list = |count: usize, one: &dyn Fn(usize) -> String| {
+        (0..count).map(one).collect::<Vec<_>>().join(", ")
+    };
+    let hosts = list(2_000, &|n| format!("h{n}"));
+    let matches = list(100, &|n| format!("{{ path: {{ prefix: /p{n} }} }}"));
+    let route = |n: usize| {
+        format!(
+            "- {{ name: r{n}, hosts: [{hosts}], matches: [{matches}], redirect: {{ prefix: /q{n} }} }}\n"
+        )
+    };
+    let routes: String = (0..20).map(route).collect();
+    let text =
+        format!("listeners: [{{ name: a, address: 127.0.0.1:1, http: {{}} }}]\nroutes:\n{routes}");
+    let start = Instant::now();
+    parse("hostile", &text, Format::Yaml).expect("a config, if an odd one");
+    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+}
+
 /// Routes that have to be compared with each other, in ways that cost.
 #[test]
 fn many_routes_in_one_place() {
