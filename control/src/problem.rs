@@ -36,6 +36,20 @@ impl Problem {
         self
     }
 
+    /// The named items of a config that are wrong, each once.
+    pub(crate) fn items(&self) -> Vec<&str> {
+        let errors = self.errors.as_deref().and_then(Json::as_array).into_iter().flatten();
+        let errors = errors.filter(|error| error["severity"] == "error");
+        let mut items: Vec<&str> = errors.filter_map(|error| error["item"].as_str()).collect();
+        items.dedup();
+        items
+    }
+
+    /// In other words.
+    pub(crate) fn because(self, detail: String) -> Problem {
+        Problem { detail: detail.into(), ..self }
+    }
+
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
         self.header = Some(Box::new((name, value)));
         self

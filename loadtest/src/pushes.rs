@@ -46,6 +46,10 @@ pub(crate) struct Arguments {
     /// Endpoint pushes per second, with `--how push`
     #[arg(long, default_value_t = 100.0)]
     endpoints: f64,
+    /// Send what is pushed to an origin instead: what those who push cost by themselves, on the core
+    /// that they share with the load
+    #[arg(long)]
+    to_nobody: bool,
     /// WebSockets that are open all the time
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2_000))]
     tunnels: u32,
@@ -359,7 +363,8 @@ impl Changes {
     ) -> Changes {
         let stop = Arc::new(AtomicBool::new(false));
         let is_pushed = arguments.program == Changed::Ringside && arguments.how == How::Push;
-        let (program, admin) = (arguments.program, places.admin);
+        let admin = if arguments.to_nobody { places.origins[1] } else { places.admin };
+        let program = arguments.program;
         let configs = {
             let (places, folder) = (*places, folder.to_owned());
             let signal = match program {

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::check::{Output, colours};
 
+const UNAUTHORIZED: u16 = 401;
 /// Between two looks at whether it is ready.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -260,16 +261,26 @@ pub fn set_aside(admin: &Admin, command: &str) -> Result<ExitCode, String> {
     }
 }
 
-/// Waits until it is ready: 0 it is, 1 it is not in time.
+/// Waits until it is ready: 0 it is, 1 it is not in time, 2 it does not know us.
 pub fn wait(admin: &Admin, timeout: Duration) -> Result<ExitCode, String> {
     let deadline = Instant::now() + timeout;
     loop {
-        let why = match admin.get("/readyz") {
-            Ok(reply) if reply.status == 200 => return Ok(ExitCode::SUCCESS),
+        let question = Question { path: "/readyz".to_owned(), ..Question::default() };
+        let why = match admin.answer(question) {
+            Ok(reply) if reply.status == UNAUTHORIZED => return Err(admin.wants_token()),
+            Ok(reply) if reply.status == 200 => {
+                if admin.output == Output::Json {
+                    admin.print(&json!({ "ready": true }))?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
             Ok(reply) => String::from_utf8_lossy(&reply.body).trim().to_owned(),
             Err(error) => error,
         };
         if Instant::now() >= deadline {
+            if admin.output == Output::Json {
+                admin.print(&json!({ "ready": false, "not_ready_because": why }))?;
+            }
             crate::say::say(format_args!("not ready after {} s: {why}", timeout.as_secs_f64()));
             return Ok(ExitCode::from(1));
         }
@@ -304,7 +315,21 @@ pub fn explain(
 }
 
 impl Admin {
-    fn ask(&self, mut question: Question) -> Result<Reply, String> {
+    /// Asks; a token that is missing or not known is as good as nobody to ask.
+    fn ask(&self, question: Question) -> Result<Reply, String> {
+        let reply = self.answer(question)?;
+        if reply.status == UNAUTHORIZED { Err(self.wants_token()) } else { Ok(reply) }
+    }
+
+    fn wants_token(&self) -> String {
+        let token = match &self.token_file {
+            Some(file) => format!("does not know the token in {}", file.display()),
+            None => "wants a token: give its file by --token-file".to_owned(),
+        };
+        format!("admin at {} {token}", self.admin)
+    }
+
+    fn answer(&self, mut question: Question) -> Result<Reply, String> {
         if let Some(file) = &self.token_file {
             let token = std::fs::read_to_string(file)
                 .map_err(|error| format!("cannot read {}: {error}", file.display()))?;

@@ -244,6 +244,8 @@ fn items_are_put_and_deleted_by_name() {
 
     // What something else needs stays.
     let used = ask(&proxy, "DELETE /v1/config/services/origin", "", None);
+    let detail = json_of(&used)["detail"].to_string();
+    assert!(detail.contains("services/origin is in use by routes/new, routes/all"), "{detail}");
     let errors = refused(&used, 422, "invalid_config");
     assert!(errors[0]["message"].as_str().unwrap().contains("there is no service"), "{errors}");
     assert_eq!(ask(&proxy, "DELETE /v1/config/routes/new", "", None).status(), 200);
@@ -738,6 +740,17 @@ fn tokens_say_who_may_what() {
         Command::new(env!("CARGO_BIN_EXE_ringside")).args(arguments).output().unwrap().status.code()
     };
     assert_eq!(status(&reader_path.to_string()), Some(0));
+    // Without a token there is nobody to ask, whatever is asked.
+    for command in ["status", "drain", "rollback", "endpoints", "wait --ready"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+            .args(command.split(' '))
+            .args(["--admin", &admin])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command}: {said}");
+        assert!(said.contains("--token-file"), "{command}: {said}");
+    }
     [reader_file, owner_file].into_iter().for_each(|file| std::fs::remove_file(file).unwrap());
 }
 

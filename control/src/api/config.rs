@@ -111,13 +111,22 @@ pub(super) async fn delete_item<P: DataPlane>(
     let kind = parse_kind(&kind)?;
     let shown = name.escape_debug().to_string();
     let origin = format!("DELETE /v1/config/{kind}/{shown}{}", caller.by());
-    let expected = if_match(&headers);
+    let (expected, of) = (if_match(&headers), shown.clone());
     let edit = move |running: &Document| {
         expect_item(running, kind, &name, expected)?;
         let without = running.without_item(kind, &name);
         without.ok_or_else(|| Denial::NotFound(format!("{kind}/{shown}")))
     };
-    change(&state, &origin, &query, None, edit).await
+    let changed = change(&state, &origin, &query, None, edit).await;
+    changed.map_err(|problem| match problem.items() {
+        users if users.is_empty() => problem,
+        users => {
+            let users = users.join(", ");
+            problem.because(format!(
+                "{kind}/{of} is in use by {users}; take them out first, or in one batch"
+            ))
+        }
+    })
 }
 
 /// `POST /v1/config/batch`

@@ -2,8 +2,8 @@
 //!
 //! Counters outlive plans: a push must not reset the counters of a route that it did not touch, nor
 //! mix them with another's. So a name keeps its number, and no number is used again. What has gone
-//! from the config is counted on for those who look in a while, and [forgotten](GONE_MAX) when many
-//! went after it: memory is set by the config, not by how often it changed. The table's owner is
+//! from the config is counted on for those who look in a while, and forgotten when many went after it:
+//! memory is set by the config, not by how often it changed. The table's owner is
 //! whoever compiles plans.
 
 use std::collections::BTreeMap;
