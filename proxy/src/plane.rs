@@ -278,7 +278,7 @@ impl DataPlane for Plane {
 
     async fn connections(&self, most: usize) -> Result<Json, Silent> {
         let clients = self.of_all(move |worker| views::clients(worker, most)).await?;
-        Ok(views::connections(&self.plan(), &clients))
+        Ok(views::connections(&clients))
     }
 
     async fn routes(&self) -> Result<Json, Silent> {

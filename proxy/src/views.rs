@@ -14,7 +14,7 @@ use crate::downstream::connection::Connection;
 use crate::plan::{Action, Backend, Endpoint, Listener, ListenerKind, Plan, Route, Service};
 use crate::plane::Open;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::names::{ListenerId, RouteId, ServiceId};
+use crate::telemetry::names::{RouteId, ServiceId};
 use crate::upstream::Busy;
 use crate::worker::{Crew, Worker};
 
@@ -130,7 +130,8 @@ pub fn routes(plan: &Plan, counters: &[Counters]) -> Json {
 
 /// A connection from a client, as its worker sees it.
 pub struct Client {
-    listener: ListenerId,
+    /// Empty where that has no plan any more.
+    listener: String,
     peer: Option<Address>,
     age: Duration,
     is_idle: bool,
@@ -139,9 +140,13 @@ pub struct Client {
 /// Some of a worker's connections, at most so many: for each the kernel is asked who it is.
 pub fn clients(worker: &Worker, most: usize) -> Vec<Client> {
     let now = worker.reactor.now();
+    let name = |id| {
+        let plan = worker.plan_of(id);
+        plan.listener(id).map_or(String::new(), |listener| listener.name.to_string())
+    };
     worker.with_connections(|connections| {
         let client = |connection: &Connection| Client {
-            listener: connection.listener,
+            listener: name(connection.listener),
             peer: connection.stream.peer_address().ok(),
             age: now - connection.began(),
             is_idle: connection.is_idle(),
@@ -151,7 +156,7 @@ pub fn clients(worker: &Worker, most: usize) -> Vec<Client> {
 }
 
 /// Connections from clients, the oldest first.
-pub fn connections(plan: &Plan, clients: &[Vec<Client>]) -> Json {
+pub fn connections(clients: &[Vec<Client>]) -> Json {
     let workers = clients.iter().enumerate();
     let all = workers.flat_map(|(worker, clients)| clients.iter().map(move |one| (worker, one)));
     let mut all: Vec<(usize, &Client)> = all.collect();
@@ -159,7 +164,7 @@ pub fn connections(plan: &Plan, clients: &[Vec<Client>]) -> Json {
     let one = |(worker, client): (usize, &Client)| {
         json!({
             "worker": worker,
-            "listener": plan.names.listener_name(client.listener),
+            "listener": client.listener,
             // Nobody has a name at the other end of a Unix socket.
             "peer": client.peer.as_ref().and_then(Address::ip).map(|ip| ip.to_string()),
             "age_s": client.age.as_secs_f64(),
