@@ -110,7 +110,7 @@ pub fn start<P: DataPlane>(options: Options, plane: Arc<P>) -> io::Result<Contro
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
         on_thread();
-        run(&runtime, state, admin, probes, (&told, reloading), ended);
+        run(runtime, state, admin, probes, (&told, reloading), ended);
     })?;
     Ok(Control {
         phase,
@@ -124,7 +124,7 @@ pub fn start<P: DataPlane>(options: Options, plane: Arc<P>) -> io::Result<Contro
 
 /// Serves until `ended` says so. What is still in flight then is cut off by the runtime's end.
 fn run<P: DataPlane>(
-    runtime: &Runtime,
+    runtime: Runtime,
     state: Arc<State<P>>,
     admin: Option<Bound>,
     probes: Option<Bound>,
@@ -169,6 +169,8 @@ fn run<P: DataPlane>(
             () = reloads => {}
         }
     });
+    // Whoever is in the middle of a change has the turn, and gives it back.
+    drop(runtime);
     if let Err(error) = state.save_endpoints() {
         state.desired.say(format_args!("pushed endpoints are not kept for a restart: {error}"));
     }

@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use control::{
@@ -21,6 +22,8 @@ struct Workers {
     stuck: Vec<usize>,
     /// What is asked of stuck workers lies in their mailboxes.
     unread: Mutex<Vec<Answer<usize>>>,
+    /// What the next config tells that it is there, and waits for.
+    gate: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
 }
 
 impl Workers {
@@ -85,6 +88,10 @@ impl DataPlane for Workers {
         _: u64,
         answers: Vec<Answer<()>>,
     ) -> Result<(), Refusal> {
+        if let Some((entered, opened)) = self.gate.lock().unwrap().take() {
+            entered.send(()).unwrap();
+            opened.recv().unwrap();
+        }
         answers.into_iter().for_each(|answer| answer.send(()));
         Ok(())
     }
@@ -363,4 +370,53 @@ fn shutdown_frees_the_port_though_a_client_hangs_on() {
     let _idle = TcpStream::connect(probes).unwrap();
     control.shutdown();
     assert!(TcpStream::connect(probes).is_err());
+}
+
+#[test]
+fn a_push_under_way_does_not_hold_up_the_end() {
+    let folder = socket_path("end-state");
+    let _ = fs::remove_dir_all(&folder);
+    let socket = folder.join("admin.sock");
+    let (entered, is_in) = mpsc::channel();
+    let (open, opened) = mpsc::channel();
+    let workers = Workers { gate: Mutex::new(Some((entered, opened))), ..two() };
+    let mut options = options(Some(Listen::Unix(socket.clone())), None);
+    let text = "listeners: [{ name: web, address: \"127.0.0.1:0\", http: {} }]\n\
+                services: [{ name: a, pushed: {} }]";
+    let document = config::Document::parse("test", text.as_bytes(), config::Format::Yaml).unwrap();
+    options.initial = control::Initial::of(document).unwrap();
+    options.initial.state = Some(control::StateDir::open(&folder).unwrap());
+    let control = control::start(options, Arc::new(workers)).unwrap();
+    control.set_phase(Phase::Ready);
+    let put = |path: &str, kind: &str, body: &str| {
+        let length = body.len();
+        let stream = UnixStream::connect(&socket).unwrap();
+        let head =
+            format!("PUT {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/{kind}\r\n");
+        let request = format!("{head}content-length: {length}\r\n\r\n{body}");
+        (stream, request)
+    };
+    // The second is written down a second later, or at the end.
+    for version in [1, 2] {
+        let body = format!("{{\"version\": {version}, \"endpoints\": []}}");
+        let (stream, request) = put("/v1/services/a/endpoints", "json", &body);
+        expect(&answer_to(stream, &request), 200, "changed");
+    }
+    let (mut stream, request) = put("/v1/config", "yaml", &format!("{text}\nroutes: []"));
+    stream.write_all(request.as_bytes()).unwrap();
+    is_in.recv().unwrap();
+    let (ended, has_ended) = mpsc::channel();
+    let end = thread::spawn(move || {
+        control.shutdown();
+        ended.send(()).unwrap();
+    });
+    while socket.exists() {
+        thread::yield_now();
+    }
+    open.send(()).unwrap();
+    has_ended.recv_timeout(Duration::from_secs(20)).expect("it ends");
+    end.join().unwrap();
+    let kept = control::StateDir::open(&folder).unwrap().endpoints().unwrap();
+    assert_eq!(kept[0].1.version, 2);
+    fs::remove_dir_all(folder).unwrap();
 }
