@@ -12,7 +12,7 @@ use crate::report::{Problem, Report};
 use crate::route::{HostPattern, Match, PathMatch, Route};
 use crate::service::Service;
 use crate::source::Span;
-use crate::tree::{Node, Value};
+use crate::tree::Node;
 
 /// Looks at a host or a match of a route. When they are used up, no more redirects are looked at.
 const LOOKS_MAX: usize = 20_000_000;
@@ -30,8 +30,8 @@ pub(crate) fn tell_of_circles(
         (0..listeners.len()).filter(|&at| leads_to(service, &listeners[at])).collect()
     });
     let leads_to: Vec<Vec<usize>> = leads_to.collect();
-    tell_of_tcp_circles(items(tree, "listeners"), listeners, services, routes, &leads_to, report);
-    let items = items(tree, "routes");
+    tell_of_tcp_circles(tree.items("listeners"), listeners, services, routes, &leads_to, report);
+    let items = tree.items("routes");
     for (index, route) in routes.iter().enumerate() {
         if let Some((backend, listener)) = backend_circle(route, &leads_to) {
             let span = place(items, index, &["backends"]);
@@ -316,13 +316,6 @@ fn width(host: &HostPattern) -> (u8, usize) {
         HostPattern::Any => (0, 0),
         HostPattern::Wildcard(suffix) => (1, suffix.len()),
         HostPattern::Exact(_) => (2, 0),
-    }
-}
-
-fn items<'t>(tree: &'t Node, list: &str) -> &'t [Node] {
-    match tree.get(list).map(|list| &list.value) {
-        Some(Value::List(items)) => items,
-        _ => &[],
     }
 }
 

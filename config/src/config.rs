@@ -296,10 +296,7 @@ fn warn_of_idle_listeners(
 ) {
     let mut has_route = vec![false; listeners.len()];
     routes.iter().flat_map(|route| &route.listeners).for_each(|&index| has_route[index] = true);
-    let Some(Value::List(items)) = tree.get("listeners").map(|list| &list.value) else {
-        return;
-    };
-    for (index, (listener, item)) in listeners.iter().zip(items).enumerate() {
+    for (index, (listener, item)) in listeners.iter().zip(tree.items("listeners")).enumerate() {
         if matches!(listener.kind, ListenerKind::Http(_)) && !has_route[index] {
             let message = format!(
                 "no route is on the listener `{}`: it answers 404 to everything",

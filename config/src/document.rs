@@ -139,7 +139,7 @@ impl Document {
     pub fn state_of_lines(paths: &[PathBuf]) -> Option<State> {
         let texts = read_texts(paths).ok()?;
         texts.iter().find_map(|text| {
-            let (name, bytes, format) = text.parts_and_format();
+            let ((name, bytes), format) = (text.parts(), text.format());
             let (whole, _cut) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n')?);
             let whole = String::from_utf8_lossy(whole);
             whole.lines().find_map(|line| {
@@ -496,10 +496,7 @@ fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Entry> {
 }
 
 fn items(tree: &Node, kind: Kind) -> &[Node] {
-    match tree.get(kind.as_str()).map(|list| &list.value) {
-        Some(Value::List(items)) => items,
-        _ => &[],
-    }
+    tree.items(kind.as_str())
 }
 
 /// The list, made where there is none.

@@ -110,8 +110,8 @@ impl Text {
         (&self.name, &self.bytes)
     }
 
-    pub(crate) fn parts_and_format(&self) -> (&str, &[u8], Format) {
-        (&self.name, &self.bytes, self.format)
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     /// At most one byte more than may be there, so that too much is noticed and not stored.

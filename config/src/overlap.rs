@@ -18,7 +18,7 @@ use crate::regex::Regex;
 use crate::report::{Problem, Report};
 use crate::route::{HostPattern, Match, PathMatch, Route};
 use crate::source::Span;
-use crate::tree::{Node, Value};
+use crate::tree::Node;
 
 /// Listeners times hosts times methods, of all routes together: 100,000 routes with ten each. In a
 /// config that has more, nothing is compared.
@@ -83,9 +83,7 @@ pub(crate) fn warn_of_overlaps(
         let methods: usize = route.matches.iter().map(|m| m.methods.len().max(1)).sum();
         route.listeners.len().saturating_mul(route.hosts.len()).saturating_mul(methods)
     });
-    let Some(Value::List(items)) = tree.get("routes").map(|list| &list.value) else {
-        return;
-    };
+    let items = tree.items("routes");
     if size.fold(0, usize::saturating_add) > COMPARED_MAX {
         return;
     }
@@ -601,9 +599,7 @@ fn place_of_match(items: &[Node], route: usize, index: usize) -> (Span, String) 
     let Some(item) = items.get(route) else {
         return (Span::NOWHERE, path);
     };
-    if let Some(Value::List(matches)) = item.get("matches").map(|list| &list.value)
-        && let Some(written) = matches.get(index)
-    {
+    if let Some(written) = item.items("matches").get(index) {
         return (written.span, format!("{path}.matches[{index}]"));
     }
     (item.get("name").map_or(item.span, |name| name.span), path)

@@ -7,7 +7,7 @@ use crate::labels::Labels;
 use crate::report::{Problem, Report};
 use crate::route::Route;
 use crate::service::{Service, Source};
-use crate::tree::{Node, Value};
+use crate::tree::Node;
 
 /// Each costs a worker a balancer of its own.
 const SUBSETS_MAX: usize = 256;
@@ -22,23 +22,17 @@ pub(crate) fn check_subsets(
     routes: &[Route],
     report: &mut Report<'_>,
 ) -> Option<()> {
-    let Some(Value::List(items)) = tree.get("routes").map(|list| &list.value) else {
-        return Some(());
-    };
     let mut subsets: HashMap<usize, HashSet<&Labels>> = HashMap::new();
     let mut looks = 0;
     let mut is_fine = true;
-    for (index, (route, item)) in routes.iter().zip(items).enumerate() {
+    for (index, (route, item)) in routes.iter().zip(tree.items("routes")).enumerate() {
         let Action::Forward(backends) = &route.action else { continue };
         for (place, backend) in backends.iter().enumerate().filter(|(_, b)| !b.labels.is_empty()) {
             let known = subsets.entry(backend.service).or_default();
             if !known.insert(&backend.labels) {
                 continue;
             }
-            let labels = match item.get("backends").map(|list| &list.value) {
-                Some(Value::List(backends)) => backends.get(place).and_then(|b| b.get("labels")),
-                _ => None,
-            };
+            let labels = item.items("backends").get(place).and_then(|b| b.get("labels"));
             let span = labels.unwrap_or(item).span;
             let service = &services[backend.service];
             let problem = if known.len() > SUBSETS_MAX {

@@ -78,6 +78,14 @@ impl Node {
         }
     }
 
+    /// The items of the list under `key`; none if there is no such list.
+    pub(crate) fn items(&self, key: &str) -> &[Node] {
+        match self.get(key).map(|list| &list.value) {
+            Some(Value::List(items)) => items,
+            _ => &[],
+        }
+    }
+
     /// Of all texts in it, keys too.
     pub(crate) fn text_bytes(&self) -> usize {
         match &self.value {
