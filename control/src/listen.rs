@@ -71,7 +71,13 @@ impl Bound {
             let _ = fs::create_dir(folder);
         }
         let bound = bind_unix(path);
-        bound.inspect_err(|error| say(format_args!("admin: none, {listen}: {error}"))).ok()
+        let tell = |error: &io::Error| {
+            say(format_args!(
+                "admin: none, {listen}: {error}; give it an address by `admin` or --admin, or write \
+                 `admin: none`"
+            ));
+        };
+        bound.inspect_err(tell).ok()
     }
 
     /// Binds the probes listener.

@@ -119,7 +119,7 @@ pub(super) async fn delete_item<P: DataPlane>(
     };
     let changed = change(&state, &origin, &query, None, edit).await;
     changed.map_err(|problem| match problem.items() {
-        users if users.is_empty() => problem,
+        users if users.is_empty() || problem.title != "invalid_config" => problem,
         users => {
             let users = users.join(", ");
             problem.because(format!(

@@ -12,31 +12,31 @@ pub type DateText = [u8; 29];
 /// Dates as HTTP writes them (RFC 9110 §5.6.7). The last is kept: it is good for a second.
 #[derive(Debug)]
 pub struct Dates {
-    last: Cell<(HttpDate, DateText)>,
+    /// The second since 1970, and its text.
+    last: Cell<(u64, DateText)>,
 }
 
 impl Default for Dates {
     fn default() -> Dates {
-        let date = HttpDate::from(SystemTime::UNIX_EPOCH);
-        Dates { last: Cell::new((date, written(date))) }
+        Dates { last: Cell::new((0, written(SystemTime::UNIX_EPOCH))) }
     }
 }
 
 impl Dates {
     /// `time` lies between the years 1970 and 9999.
     pub fn of(&self, time: SystemTime) -> DateText {
-        let date = HttpDate::from(time);
+        let second = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let (known, text) = self.last.get();
-        if date == known {
+        if second == known {
             return text;
         }
-        let text = written(date);
-        self.last.set((date, text));
+        let text = written(time);
+        self.last.set((second, text));
         text
     }
 }
 
-fn written(date: HttpDate) -> DateText {
+fn written(time: SystemTime) -> DateText {
     struct Text(DateText, usize);
     impl std::fmt::Write for Text {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
@@ -48,7 +48,7 @@ fn written(date: HttpDate) -> DateText {
     }
     let mut text = Text([b' '; 29], 0);
     // It is always as long.
-    let _ = write!(text, "{date}");
+    let _ = write!(text, "{}", HttpDate::from(time));
     text.0
 }
 

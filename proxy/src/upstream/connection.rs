@@ -1,6 +1,7 @@
 //! Upstream connections and, per service, the pools that keep the idle ones.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,14 +73,18 @@ impl Upstreams {
     pub fn update(&self, reactor: &Reactor, plan: &Plan) {
         let mut rng = || reactor.random();
         let mut services = self.services.borrow_mut();
-        let mut before = std::mem::take(&mut *services);
+        let mut stay = 0;
         for service in &plan.services {
-            if let Some(state) = before.remove(&service.id) {
+            if let Some(state) = services.get(&service.id) {
                 state.update(service, &mut rng);
-                services.insert(service.id, state);
+                stay += 1;
             }
         }
-        before.into_values().for_each(|gone| gone.retire());
+        if stay < services.len() {
+            let there: HashSet<_> = plan.services.iter().map(|service| service.id).collect();
+            let gone = services.extract_if(|id, _| !there.contains(id));
+            gone.for_each(|(_, gone)| gone.retire());
+        }
     }
 
     /// Takes up a new connection.
