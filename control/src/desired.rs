@@ -18,7 +18,7 @@ use tokio::sync::{Mutex as Turn, MutexGuard as TurnGuard, Notify, oneshot, watch
 use tokio::time::timeout;
 
 use crate::data_plane::{Answer, DataPlane, Refusal};
-use crate::dns::Found;
+use crate::dns::{self, Found};
 use crate::phase::Phase;
 use crate::pushed::Pushed;
 use crate::state::State;
@@ -501,9 +501,9 @@ impl<P: DataPlane> State<P> {
         let number = newest.number + 1;
         let state = self.clone();
         let origin = terms.origin.clone();
-        let inherited = self.desired.found.inherited(&loaded.config);
+        let first = dns::first_answers(&self.desired.found, &loaded.config).await;
         let mut known = self.desired.pushed.left(&loaded.config);
-        known.extend(inherited.iter().map(|(name, known)| (name.clone(), known.endpoints.clone())));
+        known.extend(first.iter().map(|(name, known)| (name.clone(), known.endpoints.clone())));
         let applied = in_background(move || {
             let is_pushed = state.desired.source == Source::Push;
             let write = |dir: &StateDir| dir.write_config(&document, &origin, is_pushed);
@@ -524,7 +524,7 @@ impl<P: DataPlane> State<P> {
         });
         let (document, loaded) = applied.await?;
         self.desired.has_push.store(true, Ordering::Release);
-        self.desired.found.follow(&loaded.config, inherited);
+        self.desired.found.follow(&loaded.config, first);
         let (count, live) = watch::channel(0);
         tokio::spawn(self.clone().count(heard, count));
         let generation = Arc::new(Generation {

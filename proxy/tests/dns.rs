@@ -520,3 +520,40 @@ fn another_name_for_what_was_found_begins_with_it() {
     }
     assert_eq!(server.asked(), asked, "the answer counts for five minutes");
 }
+
+#[test]
+fn requests_that_a_push_sends_to_a_new_name_find_it() {
+    let server = Server::start();
+    let origin = echo_origin();
+    server.says("catalog.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 300)]));
+    server.says("catalog.shop", AAAA, Says::Records(Vec::new()));
+    let found = |name: &str| format!("dns: {{ name: {name}, port: {} }}", origin.port());
+    let with_dns = |name: &str| text(&server, found(name).trim_start_matches("dns: "), "50ms");
+    let fixed =
+        with_dns("x").replace(&found("x"), &format!(r#"endpoints: [{{ address: "{origin}" }}]"#));
+    let moved = |name: &str, dns: &str| {
+        let services = format!("services:\n  - {{ name: {name}, {dns} }}\n");
+        let text = fixed.replace("services:\n", &services);
+        text.replace("service: origin", &format!("service: {name}"))
+    };
+    let proxy = Proxy::start("auto", &fixed);
+    let mut client = proxy.connect();
+    let new = moved("new", &found("catalog.shop"));
+    proxy.reload(&new);
+    assert_eq!(client.get("/").status(), 200, "the change has asked before");
+    let asked = server.asked();
+    assert_eq!(get(&proxy, "/v1/services")[0]["endpoints"], 1);
+    proxy.reload(&fixed);
+    send(&proxy, "POST /v1/config/rollback", &json!({ "generation": 2 }));
+    assert_eq!(client.get("/").status(), 200, "it comes back by a rollback");
+    assert_eq!(server.asked().0, asked.0 + 2, "each time one A and one AAAA");
+    // Where nobody answers, what was pushed is live all the same, and says why it has none.
+    for kind in [A, AAAA] {
+        server.says("silent.shop", kind, Says::Nothing);
+    }
+    proxy.reload(&moved("silent", &found("silent.shop")));
+    assert_eq!(client.get("/").cause(), "no_endpoint");
+    proxy.reload(&moved("none", &found("none.shop")));
+    assert_eq!(client.get("/").cause(), "no_endpoint");
+    proxy.says("dns: service none: NXDOMAIN");
+}

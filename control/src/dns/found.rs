@@ -34,6 +34,19 @@ pub(crate) struct Answered {
     failed: u64,
 }
 
+impl Answered {
+    /// A first answer, that came just now.
+    pub(super) fn now(question: Dns, endpoints: Vec<Endpoint>, due: Instant) -> Answered {
+        let at = Some(SystemTime::now());
+        Answered { question, endpoints, at, failure: None, due, succeeded: 1, failed: 0 }
+    }
+
+    /// The same for another service, which has not asked itself.
+    pub(super) fn inherited(&self) -> Answered {
+        Answered { succeeded: 0, failed: 0, ..self.clone() }
+    }
+}
+
 /// What follows from an answer.
 pub(super) struct Follows {
     /// These have to become live.
@@ -126,9 +139,9 @@ impl Found {
         Some(known.due)
     }
 
-    /// What services of a new config begin with: those that ask what others ask that are live, and
-    /// know no answer yet, have theirs.
-    pub(crate) fn inherited(&self, config: &Config) -> Vec<(String, Answered)> {
+    /// The services of a new config of which no answer is known, each with its question and with what
+    /// another one that is live knows, if one asks the same.
+    pub(super) fn newcomers(&self, config: &Config) -> Vec<(String, Dns, Option<Answered>)> {
         let services = self.services();
         let mut answers: HashMap<&Dns, &Answered> = HashMap::new();
         for known in services.values().filter(|known| known.at.is_some()) {
@@ -137,24 +150,23 @@ impl Found {
                 *newest = known;
             }
         }
-        let inherit = |service: &config::Service| {
+        let newcomer = |service: &config::Service| {
             let Source::Dns(question) = &service.source else { return None };
             let own = services.get(&*service.name);
             if own.is_some_and(|own| own.question == *question) {
                 return None;
             }
-            let answered =
-                Answered { succeeded: 0, failed: 0, ..(*answers.get(question)?).clone() };
-            Some((service.name.to_string(), answered))
+            let known = answers.get(question).map(|known| known.inherited());
+            Some((service.name.to_string(), question.clone(), known))
         };
-        config.services.iter().filter_map(inherit).collect()
+        config.services.iter().filter_map(newcomer).collect()
     }
 
-    /// A config is live, with what its services inherited. Forgets services that are not there any
-    /// more, or not found by DNS.
-    pub(crate) fn follow(&self, config: &Config, inherited: Vec<(String, Answered)>) {
+    /// A config is live, with what its new services began with. Forgets services that are not there
+    /// any more, or not found by DNS.
+    pub(crate) fn follow(&self, config: &Config, first: Vec<(String, Answered)>) {
         let mut services = self.services();
-        services.extend(inherited);
+        services.extend(first);
         if services.is_empty() {
             return;
         }
@@ -276,15 +288,23 @@ mod tests {
             format!("{{ name: {name}, dns: {{ name: a.shop, port: {port} }} }}")
         };
         let other = config(&asks("other", 1));
-        assert!(found.inherited(&other).is_empty(), "nobody knows");
+        let known = |config: &Config| {
+            let newcomers = found.newcomers(config).into_iter();
+            let known: Vec<_> = newcomers
+                .map(|(name, _, known)| (name, known.map(|known| known.endpoints)))
+                .collect();
+            known
+        };
+        let nothing = || vec![("other".to_owned(), None)];
+        assert_eq!(known(&other), nothing(), "nobody knows");
         found.hear("old", &question, Err("SERVFAIL".to_owned()), due);
-        assert!(found.inherited(&other).is_empty(), "no answer is none to inherit");
+        assert_eq!(known(&other), nothing(), "no answer is none to inherit");
         found.hear("old", &question, Ok((endpoints.clone(), None)), due);
-        assert!(found.inherited(&config(&asks("old", 1))).is_empty(), "it has its own");
-        assert!(found.inherited(&config(&asks("other", 2))).is_empty(), "it asks something else");
-        let inherited = found.inherited(&other);
-        assert_eq!(inherited[0].0, "other");
-        assert_eq!(inherited[0].1.endpoints, endpoints);
+        assert_eq!(known(&config(&asks("old", 1))), [], "it has its own");
+        assert_eq!(known(&config(&asks("other", 2))), nothing(), "it asks something else");
+        assert_eq!(known(&other), [("other".to_owned(), Some(endpoints.clone()))]);
+        let inherited = found.newcomers(&other).into_iter();
+        let inherited = inherited.filter_map(|(name, _, known)| Some((name, known?))).collect();
         let at = found.get("old").unwrap().at;
         found.follow(&other, inherited);
         assert!(found.get("old").is_none());

@@ -1,9 +1,10 @@
 //! Services that are found by DNS: one task for each, that asks, tells what it heard, and sleeps for
 //! as long as the answer counts.
 //!
-//! Nobody waits for an answer: a service that has none yet has no endpoint, unless another one has
-//! asked the same. One that failed leaves what was there before, and its age is a metric. What many
-//! hear at once becomes live at once.
+//! A start waits for no answer: a service that has none yet has no endpoint. A change of what is live
+//! waits for the first answers of its new services, but not for long: requests that went elsewhere a
+//! moment ago find endpoints. A question that failed leaves what was there before, and its age is a
+//! metric. What many hear at once becomes live at once.
 
 mod chain;
 mod found;
@@ -14,13 +15,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{Dns, Resolver, Source};
+use config::{Config, Dns, Resolver, Source};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
 
-pub(crate) use self::found::Found;
 use self::found::Heard;
+pub(crate) use self::found::{Answered, Found};
 use self::lookup::{Failure, Servers};
 use crate::data_plane::DataPlane;
 use crate::state::State;
@@ -32,6 +33,8 @@ const TOGETHER: usize = 1024;
 /// The pause after the first failure; each further one doubles it, up to the other.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A change of what is live waits so long for the first answers of its new services.
+const FIRST_WITHIN: Duration = Duration::from_millis(500);
 
 /// Asks for a service until it is dropped.
 struct Asking {
@@ -59,7 +62,8 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
     let (tell, mut told) = mpsc::channel(TOGETHER);
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut asking: HashMap<String, Asking> = HashMap::new();
-    let mut servers: Option<(Resolver, Result<Arc<Servers>, Failure>)> = None;
+    let mut known: Option<Resolver> = None;
+    let mut servers: Option<Result<Arc<Servers>, Failure>> = None;
     let mut generation = 0;
     let mut news = Vec::new();
     loop {
@@ -68,12 +72,13 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
             generation = newest.number;
             let config = &newest.loaded.config;
             let resolver = &config.resolver;
-            if servers.as_ref().is_none_or(|(known, _)| known != resolver) {
+            let before = known.replace(resolver.clone());
+            // What other servers said is asked for at once.
+            let counts = before.is_none_or(|before| before == *resolver);
+            if !counts {
                 asking.clear();
                 servers = None;
             }
-            // What other servers said is asked for at once.
-            let counts = servers.is_some();
             let questions = config.services.iter().filter_map(|service| match &service.source {
                 Source::Dns(question) => Some((service.name.as_str(), question)),
                 Source::Endpoints(_) | Source::Pushed { .. } => None,
@@ -84,9 +89,7 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
                 if asking.contains_key(name) {
                     continue;
                 }
-                let (_, servers) = servers.get_or_insert_with(|| {
-                    (resolver.clone(), Servers::new(resolver).map(Arc::new))
-                });
+                let servers = servers.get_or_insert_with(|| Servers::new(resolver).map(Arc::new));
                 let service = name.to_owned();
                 let due = state.desired.found.due(name, question).filter(|_| counts);
                 let task = ask(
@@ -106,6 +109,47 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
             _ = told.recv_many(&mut news, TOGETHER) => state.take(std::mem::take(&mut news)).await,
         }
     }
+}
+
+/// What the new services of a config begin with: what others know that ask the same, or what DNS says
+/// at once. Of a service that is not among them nothing is known; it is asked for later as any other.
+pub(crate) async fn first_answers(found: &Found, config: &Config) -> Vec<(String, Answered)> {
+    let mut first = Vec::new();
+    let mut unknown: HashMap<Dns, Vec<String>> = HashMap::new();
+    for (service, question, known) in found.newcomers(config) {
+        match known {
+            Some(known) => first.push((service, known)),
+            None => unknown.entry(question).or_default().push(service),
+        }
+    }
+    if unknown.is_empty() {
+        return first;
+    }
+    let resolver = &config.resolver;
+    // Whoever asks again says what is wrong with them.
+    let Ok(client) = Servers::new(resolver).and_then(|servers| servers.client()) else {
+        return first;
+    };
+    let (at_once, give_up) = (Arc::new(Semaphore::new(AT_ONCE)), Instant::now() + FIRST_WITHIN);
+    let mut asked = JoinSet::new();
+    for (question, services) in unknown {
+        let (client, at_once) = (client.clone(), at_once.clone());
+        asked.spawn(async move {
+            // It is closed by nobody.
+            let _turn = at_once.acquire().await;
+            let answer = client.ask(&question).await;
+            (question, services, answer)
+        });
+    }
+    while let Ok(Some(answered)) = timeout_at(give_up, asked.join_next()).await {
+        let Ok((question, services, Ok(answer))) = answered else { continue };
+        let due = Instant::now() + answer.ttl.clamp(resolver.min_ttl, resolver.max_ttl);
+        let known = Answered::now(question, answer.found, due);
+        let mut services = services.into_iter();
+        first.extend(services.next().map(|asked| (asked, known.clone())));
+        first.extend(services.map(|other| (other, known.inherited())));
+    }
+    first
 }
 
 /// Asks for one service again and again, the first time when that is due.
