@@ -75,7 +75,14 @@ impl Open {
     /// Whether this socket can be the one that a listener wants, whatever it was called before.
     fn suits(&self, listener: &Listener, was_called: &str) -> bool {
         let any_port = self.asked.ip().is_some_and(|ip| ip.port() == 0);
-        self.asked == listener.address && (!any_port || *listener.name == *was_called)
+        let is_the_same = *listener.name == *was_called;
+        // Or the port that the kernel chose is written down now.
+        let has_it = || is_the_same && *self.socket.address() == listener.address;
+        self.asked == listener.address && (!any_port || is_the_same) || has_it()
+    }
+
+    fn is_same(&self, other: &Open) -> bool {
+        self.socket.is_same(&other.socket)
     }
 }
 
@@ -109,39 +116,36 @@ impl Plane {
         lock(&self.live).sockets.clear();
     }
 
-    /// Opens what a plan needs and is not open yet.
+    /// What a plan's listeners have open already, and opens the rest.
     fn open(live: &Live, plan: &Plan) -> Result<Vec<Open>, Refusal> {
-        let open = |(index, listener): (usize, &Arc<Listener>)| {
+        let kept = |listener: &Arc<Listener>| {
             let names = live.plan.listeners.iter().map(|old| &*old.name);
             let mut known = names.zip(&live.sockets);
-            if let Some((_, open)) = known.find(|(name, open)| open.suits(listener, name)) {
-                return Ok(open.clone());
+            known.find(|(name, open)| open.suits(listener, name)).map(|(_, open)| open)
+        };
+        let kept: Vec<Option<&Open>> = plan.listeners.iter().map(kept).collect();
+        let stays = |open: &&Open| kept.iter().flatten().any(|kept| kept.is_same(open));
+        let (staying, leaving): (Vec<&Open>, Vec<&Open>) = live.sockets.iter().partition(stays);
+        let open = |(index, (listener, kept)): (usize, (&Arc<Listener>, &Option<&Open>))| {
+            if let Some(open) = kept {
+                return Ok((*open).clone());
             }
-            let mut bound = ListenSocket::try_bind(&listener.address);
-            // Workers close what they let go of a moment later.
-            let patience = Instant::now() + RELEASED_WITHIN;
-            while bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-                && live.released.contains(&listener.address)
-                && Instant::now() < patience
-            {
-                std::thread::sleep(RELEASED_LOOK);
-                bound = ListenSocket::try_bind(&listener.address);
-            }
-            bound.map(|socket| Open::new(&listener.address, socket)).map_err(|error| {
-                let ours = |open: &&Open| overlaps(&open.asked, &listener.address);
-                let hint = match live.sockets.iter().find(ours) {
-                    Some(open) if error.kind() == io::ErrorKind::AddrInUse => format!(
-                        "ringside itself listens on {}, which is in the way: remove that first",
-                        open.asked
-                    ),
-                    _ => bind_hint(error.kind()).to_owned(),
+            let address = &listener.address;
+            let bound = bind(address, &leaving, live.released.contains(address));
+            bound.map(|socket| Open::new(address, socket)).map_err(|error| {
+                let is_ours = staying.iter().any(|open| open.socket.address() == address);
+                let hint = match error.kind() {
+                    io::ErrorKind::AddrInUse if is_ours => "another listener has that port",
+                    kind => bind_hint(kind),
                 };
-                let path = format!("listeners[{index}].address");
-                let message = format!("cannot listen on {}: {error}", listener.address);
-                Refusal { path, message, hint }
+                Refusal {
+                    path: format!("listeners[{index}].address"),
+                    message: format!("cannot listen on {address}: {error}"),
+                    hint: hint.to_owned(),
+                }
             })
         };
-        plan.listeners.iter().enumerate().map(open).collect()
+        plan.listeners.iter().zip(&kept).enumerate().map(open).collect()
     }
 
     fn plan(&self) -> Arc<Plan> {
@@ -198,11 +202,11 @@ impl Plane {
             self.deliver(mailbox, Command::Apply(Box::new(new)));
         }
         for (listener, open) in plan.listeners.iter().zip(&sockets) {
-            if !live.sockets.iter().any(|old| old.socket.is_same(&open.socket)) {
+            if !live.sockets.iter().any(|old| old.is_same(open)) {
                 say(format_args!("listener {}: {}", listener.name, open.socket.address()));
             }
         }
-        let gone = |old: &&Open| !sockets.iter().any(|open| open.socket.is_same(&old.socket));
+        let gone = |old: &&Open| !sockets.iter().any(|open| open.is_same(old));
         let released = live.sockets.iter().filter(gone).map(|open| open.asked.clone()).collect();
         let applied_at_s = seconds_since_1970();
         let before = mem::replace(live, Live { plan, sockets, released, applied_at_s });
@@ -212,11 +216,31 @@ impl Plane {
     }
 }
 
-/// Whoever has one of the two has the other as well, or a part of it.
+/// Binds where sockets of ours may still be that are `leaving`. `was_ours`: until a moment ago.
+fn bind(address: &Address, leaving: &[&Open], was_ours: bool) -> io::Result<ListenSocket> {
+    let is_taken = |bound: &io::Result<ListenSocket>| {
+        bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    let mut bound = ListenSocket::try_bind(address);
+    // Workers close what they let go of a moment later.
+    let patience = Instant::now() + RELEASED_WITHIN;
+    while is_taken(&bound) && was_ours && Instant::now() < patience {
+        std::thread::sleep(RELEASED_LOOK);
+        bound = ListenSocket::try_bind(address);
+    }
+    let leaving = leaving.iter().map(|open| &open.socket);
+    let in_the_way: Vec<_> = leaving.filter(|open| overlaps(open.address(), address)).collect();
+    if is_taken(&bound) && !in_the_way.is_empty() {
+        bound = ListenSocket::try_bind_beside(address, &in_the_way);
+    }
+    bound
+}
+
+/// Whether they are different, and one takes in the other.
 fn overlaps(a: &Address, b: &Address) -> bool {
     let (Some(a), Some(b)) = (a.ip(), b.ip()) else { return false };
-    let shares_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && shares_ip
+    let takes_all = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.ip() != b.ip() && takes_all
 }
 
 /// What to check when an address cannot be listened on.

@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use support::{Client, Origin, Proxy, beside, config, echo_origin};
@@ -14,6 +15,7 @@ on_both_drivers! {
     a_request_sees_one_plan_to_its_end,
     listeners_come_and_go,
     a_listener_that_moves_keeps_its_connections,
+    a_listener_widens_and_narrows_where_it_is,
     a_listener_that_is_called_otherwise_loses_nobody,
     a_listener_that_speaks_otherwise_loses_nobody,
     tunnels_outlive_many_configs,
@@ -199,6 +201,38 @@ fn a_listener_that_moves_keeps_its_connections(io: &str) {
     assert_eq!(Client::connect(moved).get("/").status(), 200);
 }
 
+fn a_listener_widens_and_narrows_where_it_is(io: &str) {
+    let origin = echo_origin();
+    let proxy = Proxy::start(io, &setup(WEB, &[origin], ALL));
+    let port = proxy.address("web").port();
+    let at = |address: &str| setup(&WEB.replace("127.0.0.1:0", address), &[origin], ALL);
+    let mut client = proxy.connect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Somebody connects all the time.
+        let connecting = scope.spawn(|| {
+            let mut served = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(Client::connect(([127, 0, 0, 1], port).into()).get("/").status(), 200);
+                served += 1;
+            }
+            served
+        });
+        // What the kernel chose is written down: nothing has to be opened.
+        proxy.reload(&at(&format!("127.0.0.1:{port}")));
+        for ip in ["0.0.0.0", "[::]", "127.0.0.1", "[::]", "0.0.0.0", "127.0.0.1"] {
+            let address = format!("{ip}:{port}");
+            proxy.rewrite(&at(&address));
+            proxy.signal("HUP");
+            assert_eq!(opened(&proxy, "web").to_string(), address);
+            proxy.says("is live on 2 of 2 workers");
+            assert_eq!(client.get("/").status(), 200, "{address}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(connecting.join().unwrap() > 0);
+    });
+}
+
 fn a_listener_that_is_called_otherwise_loses_nobody(io: &str) {
     let origin = Origin::bind();
     let free = Origin::bind().address; // closed again, so that the port is free
@@ -310,6 +344,13 @@ fn what_the_machine_refuses_changes_nothing(io: &str) {
     proxy.signal("HUP");
     let fact = proxy.says("reload: listeners/other: ");
     assert!(fact.contains("another process listens there"), "{fact}");
+    // The port that the kernel chose for another listener, which stays.
+    let web = proxy.address("web").to_string();
+    let ours = other.replace(&taken.address.to_string(), &web);
+    proxy.rewrite(&setup(&ours, &[origin], &ALL.replace("[web]", "[web, other]")));
+    proxy.signal("HUP");
+    let fact = proxy.says(&format!("reload: listeners/other: cannot listen on {web}"));
+    assert!(fact.contains("another listener has that port"), "{fact}");
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.metric_becomes(&["ringside_config_generation"], "1");
 }

@@ -106,16 +106,6 @@ fn an_address_is_free_when_its_listener_is_gone() {
         let reply = ask(&proxy, "DELETE /v1/config/listeners/y?wait=5s", "", None);
         assert_eq!(reply.status(), 200, "{reply:?}");
     }
-    // What is in the way is told.
-    assert_eq!(put().status(), 200);
-    let port = address.rsplit_once(':').unwrap().1;
-    let wider = json!({ "address": format!("0.0.0.0:{port}"), "tcp": { "service": "origin" } });
-    let reply = ask(&proxy, "PUT /v1/config/listeners/y", "", Some(&wider));
-    let errors = refused(&reply, 422, "not_possible_here");
-    assert!(
-        errors[0]["hint"].as_str().unwrap().starts_with("ringside itself listens on"),
-        "{errors}"
-    );
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl ListenSocket {
     pub fn bind(address: &Address) -> io::Result<ListenSocket> {
         let give_up = std::time::Instant::now() + BIND_PATIENCE;
         loop {
-            match bind_once(address) {
+            match bind_once(address, false) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse
                         && std::time::Instant::now() < give_up =>
@@ -63,7 +63,29 @@ impl ListenSocket {
 
     /// Binds and listens, or says at once why not.
     pub fn try_bind(address: &Address) -> io::Result<ListenSocket> {
-        bind_once(address)
+        bind_once(address, false)
+    }
+
+    /// The same where sockets of ours are in the way that are about to close: `0.0.0.0:80` takes the
+    /// place of `127.0.0.1:80`. While both are open, who connects gets the one that says more. The
+    /// address has to be another one: the kernel would share it out between equal ones, and reset those
+    /// who wait on the one that closes.
+    ///
+    /// From then on the kernel lets another process of this user listen there too, if that asks for it
+    /// (`SO_REUSEPORT`).
+    pub fn try_bind_beside(
+        address: &Address,
+        others: &[&ListenSocket],
+    ) -> io::Result<ListenSocket> {
+        let let_in = |whether| {
+            others.iter().try_for_each(|other| match &*other.descriptor {
+                Listening::Os(fd) => SockRef::from(fd).set_reuse_port(whether),
+                Listening::Simulated(_) => Ok(()),
+            })
+        };
+        let bound = let_in(true).and_then(|()| bind_once(address, true));
+        let_in(false)?;
+        bound
     }
 
     /// Lets nobody else connect, on any worker: who did is accepted, and closing then resets nobody.
@@ -105,11 +127,15 @@ impl ListenSocket {
     }
 }
 
-fn bind_once(address: &Address) -> io::Result<ListenSocket> {
+/// `beside`: where others listen who let us in.
+fn bind_once(address: &Address, beside: bool) -> io::Result<ListenSocket> {
     let target = address.to_sockaddr()?;
     let socket = Socket::new(target.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
     if target.domain() != Domain::UNIX {
         socket.set_reuse_address(true)?;
+    }
+    if beside {
+        socket.set_reuse_port(true)?;
     }
     if target.domain() == Domain::IPV6 {
         // `[::]` takes IPv4 too, whatever the system's default (net.ipv6.bindv6only).
@@ -121,6 +147,9 @@ fn bind_once(address: &Address) -> io::Result<ListenSocket> {
     prepare(&socket, &target)?;
     socket.bind(&target)?;
     socket.listen(BACKLOG as i32)?;
+    if beside {
+        socket.set_reuse_port(false)?;
+    }
     let address = match address {
         Address::Ip(_) => Address::from_sockaddr(&socket.local_addr()?),
         other => other.clone(),
