@@ -27,7 +27,9 @@ use crate::http1::encode::{
 };
 use crate::http1::fields::Shown;
 use crate::http1::framing::Framing;
-use crate::http1::head::{Asked, INTERIM_RESPONSES_MAX, Parsed, parse_request, parse_response};
+use crate::http1::head::{
+    Asked, INTERIM_RESPONSES_MAX, Parsed, ResponseHead, parse_request, parse_response,
+};
 use crate::messages::{Request, Response};
 use crate::plan::{self, Action, Backend, HttpListener, Listener, ListenerKind, Plan, Route};
 use crate::record::Record;
@@ -551,7 +553,8 @@ impl Exchange<'_> {
         self.record.first_byte(self.worker.reactor.now());
         let status = response.head.status;
         if response.head.tunnel {
-            let respond = Respond { client, keep_alive: true, ..self.respond_with(way) };
+            let respond =
+                Respond { client, keep_alive: true, ..self.respond_with(way, &response.head) };
             encode_response(&mut out, &response.head, &response.bytes, &respond);
             drop(response);
             self.begin_tunnel(status, out).await?;
@@ -569,7 +572,8 @@ impl Exchange<'_> {
             && uploaded.get().is_some()
             && framing != Framing::UntilClose
             && !self.worker.is_leaving(self.down.listener);
-        let respond = Respond { client, keep_alive, framing, ..self.respond_with(way) };
+        let respond =
+            Respond { client, keep_alive, framing, ..self.respond_with(way, &response.head) };
         encode_response(&mut out, &response.head, &response.bytes, &respond);
         let mut body = BodyReader::new(response.head.framing, emit);
         let announced = response.head.keep_alive_timeout;
@@ -597,9 +601,10 @@ impl Exchange<'_> {
         Ok(Some(answered))
     }
 
-    fn respond_with<'p>(&self, way: &Way<'p>) -> Respond<'p> {
+    fn respond_with<'p>(&self, way: &Way<'p>, head: &ResponseHead) -> Respond<'p> {
+        let date = (!head.is_dated()).then(|| self.worker.date());
         let edits = &way.backend.response_edits;
-        Respond { via: self.http.forwarded.via, edits, ..Respond::default() }
+        Respond { via: self.http.forwarded.via, date, edits, ..Respond::default() }
     }
 
     /// Reads the next response head; what follows it stays with the upstream's stream.

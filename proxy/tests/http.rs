@@ -22,6 +22,7 @@ on_both_drivers! {
     a_half_closed_client_gets_its_response,
     forwarded_headers_are_added_or_not,
     hop_by_hop_fields_end_here,
+    a_response_without_a_date_gets_one,
     websocket_is_a_tunnel_only_after_101,
     connect_goes_to_the_routes_service,
     causes_are_named,
@@ -353,6 +354,54 @@ fn hop_by_hop_fields_end_here(io: &str) {
         assert!(!seen.contains(gone), "{seen}");
     }
     assert!(seen.contains("host: web\r\n") && seen.contains("x-yours: 2\r\n"), "{seen}");
+}
+
+fn a_response_without_a_date_gets_one(io: &str) {
+    // The origin adds to its head what the path says.
+    let origin = Origin::bind().serve(|client| {
+        while let Some(request) = client.message() {
+            let path = request.head.split(' ').nth(1).unwrap();
+            let fields = match path {
+                "/dated" => "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+                "/hidden" => "connection: date\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+                "/hints" => {
+                    client.send("HTTP/1.1 103 Early Hints\r\n\r\n");
+                    ""
+                }
+                _ => "",
+            };
+            client.send(format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n"));
+        }
+    });
+    let dates = |message: &Message| {
+        let lines = message.head.lines().filter_map(|line| line.split_once(": "));
+        let dates = lines.filter(|(name, _)| name.eq_ignore_ascii_case("date"));
+        dates.map(|(_, date)| date.to_owned()).collect::<Vec<_>>()
+    };
+    let now = |message: &Message| {
+        let dates = dates(message);
+        let [date] = &dates[..] else { panic!("one date: {dates:?}") };
+        let age = httpdate::parse_http_date(date).unwrap().elapsed();
+        assert!(age.is_ok_and(|age| age < Duration::from_secs(60)), "{date}");
+    };
+    let proxy = Proxy::start(io, &config(origin, "", "", ""));
+    let mut client = proxy.connect();
+    now(&client.get("/"));
+    now(&client.get("/hidden"));
+    assert_eq!(dates(&client.get("/dated")), ["Sun, 06 Nov 1994 08:49:37 GMT"]);
+    client.send("GET /hints HTTP/1.1\r\nhost: web\r\n\r\n");
+    let interim = client.message().unwrap();
+    assert_eq!((interim.status(), dates(&interim)), (103, vec![]));
+    now(&client.message().unwrap());
+    // What the route says of it goes before.
+    for (edits, wanted) in [("remove: [date]", &[][..]), ("set: { date: mine }", &["mine"][..])] {
+        let edits = format!(", response_headers: {{ {edits} }}");
+        let proxy = Proxy::start(io, &config(origin, "", &edits, ""));
+        let mut client = proxy.connect();
+        for path in ["/", "/dated"] {
+            assert_eq!(dates(&client.get(path)), wanted, "{edits} {path}");
+        }
+    }
 }
 
 fn websocket_is_a_tunnel_only_after_101(io: &str) {

@@ -7,7 +7,7 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use super::fields::{CLAIMS, Fields, Kind};
+use super::fields::{CLAIMS, Kind};
 use super::framing::Framing;
 use super::head::{RequestHead, ResponseHead};
 use super::upgrade::Upgrade;
@@ -180,7 +180,7 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forwa
 
 /// Who the client is and how it came.
 fn write_claims(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forward: &Forward<'_>) {
-    let believed = |kind| forward.trust && goes_on(&head.fields, kind);
+    let believed = |kind| forward.trust && head.fields.goes_on(kind);
     let edits = forward.edits;
     if let Some(client_ip) = forward.client_ip
         && !edits.drops(b"x-forwarded-for")
@@ -210,11 +210,6 @@ fn write_claims(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8], forward: &F
     }
 }
 
-/// Whether a field of this kind is among those that were copied.
-fn goes_on(fields: &Fields, kind: Kind) -> bool {
-    fields.as_slice().iter().any(|field| field.kind == kind && !field.named_by_connection)
-}
-
 /// How a response goes on to the client.
 #[derive(Clone, Copy, Debug)]
 pub struct Respond<'a> {
@@ -227,6 +222,8 @@ pub struct Respond<'a> {
     pub framing: Framing,
     /// Add a `via` field.
     pub via: bool,
+    /// When it came, for one that says no date (RFC 9110 §6.6.1).
+    pub date: Option<DateText>,
     pub edits: &'a Edits,
 }
 
@@ -237,6 +234,7 @@ impl Default for Respond<'_> {
             keep_alive: false,
             framing: Framing::default(),
             via: false,
+            date: None,
             edits: Edits::NONE,
         }
     }
@@ -274,6 +272,9 @@ pub fn encode_response(
         let stays = respond.keep_alive && respond.framing != Framing::UntilClose;
         write_persistence(out, stays, respond.client);
     }
+    if let Some(date) = respond.date {
+        write_date(out, &date, respond.edits);
+    }
     if respond.via && !respond.edits.drops(b"via") {
         write_via(out, head.version);
     }
@@ -309,9 +310,7 @@ pub fn encode_answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
         location.write(out);
         out.extend_from_slice(b"\r\n");
     }
-    if !edits.drops(b"date") && !edits.writes("date") {
-        write_field(out, b"date", &date);
-    }
+    write_date(out, &date, edits);
     if !body.is_empty() && !edits.drops(b"content-type") && !edits.writes("content-type") {
         out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\n");
     }
@@ -324,6 +323,13 @@ pub fn encode_answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
     out.extend_from_slice(b"\r\n");
     if !head_request {
         out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// What the edits say of the date goes before.
+fn write_date(out: &mut Vec<u8>, date: &DateText, edits: &Edits) {
+    if !edits.drops(b"date") && !edits.writes("date") {
+        write_field(out, b"date", date);
     }
 }
 

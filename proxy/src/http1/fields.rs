@@ -33,6 +33,7 @@ pub enum Kind {
     Upgrade,
     Http2Settings,
     Expect,
+    Date,
     ForwardedFor,
     ForwardedProto,
     /// `forwarded` and every other `x-forwarded-…`.
@@ -56,6 +57,7 @@ impl Kind {
         let (kind, is_it) = match (name.len(), first | 0x20) {
             (2, b't') => (Kind::Te, is(name, b"te")),
             (4, b'h') => (Kind::Host, is(name, b"host")),
+            (4, b'd') => (Kind::Date, is(name, b"date")),
             (6, b'e') => (Kind::Expect, is(name, b"expect")),
             (7, b'u') => (Kind::Upgrade, is(name, b"upgrade")),
             (7, b't') => (Kind::Trailer, is(name, b"trailer")),
@@ -143,6 +145,11 @@ impl Fields {
 
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether a field of this kind is among those that may go on.
+    pub(super) fn goes_on(&self, kind: Kind) -> bool {
+        self.as_slice().iter().any(|field| field.kind == kind && !field.named_by_connection)
     }
 
     pub fn as_slice(&self) -> &[Field] {

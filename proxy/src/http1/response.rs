@@ -90,6 +90,11 @@ impl ResponseHead {
         self.status < 200 && self.status != 101
     }
 
+    /// Whether it says to the client when it was made.
+    pub fn is_dated(&self) -> bool {
+        self.fields.goes_on(Kind::Date)
+    }
+
     /// RFC 9112 §9.3: whether the upstream takes a further request after this response's body. One
     /// that announces a body where there is none may send it all the same.
     pub fn keep_alive(&self) -> bool {
