@@ -28,6 +28,10 @@ use crate::tree::{Entry, Node, Style, Value};
 
 /// Texts of pushes that are kept before those nobody refers to are let go.
 const SOURCES_MAX: usize = 256;
+/// Texts may be so much larger than what is in them, and so many bytes more: comments, indentation,
+/// and what was replaced since.
+const TEXTS_RATIO_MAX: usize = 4;
+const TEXTS_SLACK_BYTES: usize = 1 << 20;
 
 /// The keys that are read at start only: a push that leaves them out means what is running.
 const BOOT_KEYS: [&str; 8] =
@@ -268,7 +272,7 @@ impl Document {
 
     /// As it was written. Read again it is the same document.
     pub fn to_json(&self) -> Json {
-        as_json(&self.tree)
+        written(&self.tree, &Shape::Object(&CONFIG))
     }
 
     /// With its `defaults` merged and every key that was left out and has a default.
@@ -280,7 +284,12 @@ impl Document {
     /// One named item as it was written, and the hash of it.
     pub fn item(&self, kind: Kind, name: &str) -> Option<(Json, String)> {
         let item = items(&self.tree, kind).iter().find(|item| name_of(item) == Some(name))?;
-        Some((as_json(item), fingerprint(item)))
+        let shape = CONFIG.keys.iter().find(|key| key.name == kind.as_str()).map(|key| &key.kind);
+        let json = match shape {
+            Some(Shape::List(one)) => written(item, one),
+            _ => as_json(item),
+        };
+        Some((json, fingerprint(item)))
     }
 
     /// The document that a push of a whole config asks for: `self` is what runs, whose boot keys hold
@@ -465,11 +474,29 @@ impl Document {
         report.finish()
     }
 
-    /// Lets go of texts that nothing refers to any more, once there are many.
-    fn compact(mut self) -> Document {
-        if self.sources.len() <= SOURCES_MAX {
+    /// Lets go of texts that nothing refers to any more, once there are many or they are large. Where
+    /// what is referred to is large for what is in it, it is written anew.
+    fn compact(self) -> Document {
+        if self.sources.len() <= SOURCES_MAX && !self.is_bloated() {
             return self;
         }
+        let compact = self.without_unused_texts();
+        if !compact.is_bloated() {
+            return compact;
+        }
+        let text = format!("{:#}", compact.to_json());
+        Document::parse("(what is live)", text.as_bytes(), Format::Json).unwrap_or(compact)
+    }
+
+    fn is_bloated(&self) -> bool {
+        let texts: usize = self.sources.lengths().map(|(_, bytes)| bytes).sum();
+        texts > TEXTS_SLACK_BYTES && {
+            let content = self.tree.text_bytes();
+            texts > TEXTS_SLACK_BYTES + content.saturating_mul(TEXTS_RATIO_MAX)
+        }
+    }
+
+    fn without_unused_texts(mut self) -> Document {
         let mut used = vec![false; self.sources.len()];
         self.tree.each_span(&mut |span| {
             if let Some(used) = used.get_mut(span.file as usize) {
@@ -618,6 +645,29 @@ pub(crate) fn as_json(node: &Node) -> Json {
     }
 }
 
+/// The same, with numbers where the tables say that there are some: what came by `${NAME}` is one there,
+/// and a text elsewhere.
+fn written(node: &Node, kind: &Shape) -> Json {
+    match (kind, &node.value) {
+        (Shape::OrNone(inner) | Shape::OrWords(_, inner), _) => written(node, inner),
+        (Shape::Object(object) | Shape::Part(object), Value::Map(entries)) => {
+            let value = |entry: &Entry| match object.keys.iter().find(|key| key.name == entry.key) {
+                Some(key) => written(&entry.value, &key.kind),
+                None => as_json(&entry.value),
+            };
+            Json::Object(entries.iter().map(|entry| (entry.key.clone(), value(entry))).collect())
+        }
+        (Shape::List(inner), Value::List(items)) => {
+            Json::Array(items.iter().map(|item| written(item, inner)).collect())
+        }
+        (Shape::Number | Shape::Status, Value::Scalar(scalar)) if scalar.style != Style::Quoted => {
+            let number = scalar.text.parse::<i64>().map(Json::from);
+            number.unwrap_or_else(|_| as_json(node))
+        }
+        _ => as_json(node),
+    }
+}
+
 /// With what the tables say of keys that were left out.
 fn effective(node: &Node, object: &'static Object) -> Json {
     let mut map = Map::new();
@@ -648,6 +698,6 @@ fn effective_value(node: &Node, kind: &Shape) -> Json {
         (Shape::List(inner), Value::List(items)) => {
             Json::Array(items.iter().map(|item| effective_value(item, inner)).collect())
         }
-        _ => as_json(node),
+        _ => written(node, kind),
     }
 }

@@ -77,6 +77,7 @@ pub(crate) fn number(node: &Node, report: &mut Report<'_>, min: u64, max: u64) -
             return Err(Complaint::new(message).hint("write it without quotes"));
         }
         match scalar.text.parse::<u64>() {
+            Ok(number) if number.to_string() != scalar.text => Err(one_way_to_write(number)),
             Ok(number) if (min..=max).contains(&number) => Ok(number),
             Ok(_) => Err(Complaint::new(format!("this number is from {min} to {max}"))),
             Err(_) if scalar.shape() == Shape::Number => {
@@ -87,11 +88,18 @@ pub(crate) fn number(node: &Node, report: &mut Report<'_>, min: u64, max: u64) -
     })
 }
 
+/// `010` is eight for some and ten for others.
+fn one_way_to_write(number: impl std::fmt::Display) -> Complaint {
+    let message = "a number has no plus sign and no zeros before it";
+    Complaint::new(message).hint(format!("write `{number}`"))
+}
+
 /// A whole number that may be below zero, within `min..=max`.
 pub(crate) fn integer(node: &Node, report: &mut Report<'_>, min: i32, max: i32) -> Option<i32> {
     scalar(node, report, "a number", |scalar| {
         let plain = scalar.style != Style::Quoted;
         match scalar.text.parse::<i32>().ok().filter(|_| plain) {
+            Some(number) if number.to_string() != scalar.text => Err(one_way_to_write(number)),
             Some(number) if (min..=max).contains(&number) => Ok(number),
             _ if scalar.shape() == Shape::Number => {
                 Err(Complaint::new(format!("this is a whole number from {min} to {max}")))

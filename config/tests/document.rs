@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use config::{Document, Format, Kind, Severity, What};
+use config::{Document, Format, Kind, Resting, Severity, What};
 
 const CONFIG: &str = r#"version: 1
 node: { id: me }
@@ -174,6 +174,70 @@ fn texts_of_old_pushes_are_not_kept() {
     assert_eq!(wrong.list[0].file, "last");
     let wrong = document.without_item(Kind::Services, "cart").unwrap().check().unwrap_err();
     assert_eq!((wrong.list[0].file.as_str(), wrong.list[0].line), ("file.yaml", 11));
+}
+
+#[test]
+fn large_texts_of_old_pushes_are_not_kept() {
+    let padded = |round: usize, text: &str| format!("# {round}{}\n{text}\n", " ".repeat(700_000));
+    let kept = |documents: &[Document]| {
+        Resting::bytes(documents.iter().map(Document::rest).collect::<Vec<_>>().iter())
+    };
+    let bound = (1 << 20) + 700_000;
+    let mut live = document();
+    for round in 0..20 {
+        live = live.replaced_by(&body("push", &padded(round, CONFIG)));
+    }
+    assert!(kept(&[live.clone()]) < bound, "{}", kept(&[live]));
+    // Each item refers to its own text, of which it is the smallest part.
+    let mut live = document();
+    for round in 0..20 {
+        let item = padded(round, r#"{"endpoints": [{"address": "10.0.0.1:1"}]}"#);
+        live = live.with_item(Kind::Services, &format!("s{round}"), &body("item", &item)).unwrap();
+    }
+    assert!(kept(&[live.clone()]) < bound, "{}", kept(&[live]));
+    assert_eq!(live.check().unwrap().config.services.len(), 22);
+}
+
+#[test]
+fn what_came_by_a_variable_is_the_same_again() {
+    let text = r#"
+version: "${UNSET:-1}"
+workers: "${UNSET:-2}"
+shutdown: { grace: "${UNSET:-3s}" }
+limits: { connections: "${UNSET:-300}" }
+listeners:
+  - { name: web, address: "127.0.0.1:${UNSET:-80}", limits: { connections: "${UNSET:-none}" }, http: {} }
+services:
+  - { name: a, endpoints: [{ address: "127.0.0.1:9", weight: "${UNSET:-5}", labels: { zone: "${UNSET:-7}" } }] }
+routes:
+  - { name: all, priority: "${UNSET:--4}", respond: { status: "${UNSET:-204}" } }
+  - { name: some, matches: [{ path: { prefix: "/${UNSET:-1}" } }], hosts: ["${UNSET:-8}"], backends: [{ service: a, weight: "${UNSET:-6}" }] }
+"#;
+    let document = Document::load(&[file("variables.yaml", text)]).unwrap();
+    document.check().unwrap();
+    let again = body("again", &document.to_json().to_string());
+    again.check().unwrap();
+    assert_eq!(again.hash(), document.hash());
+    let (item, _) = document.item(Kind::Services, "a").unwrap();
+    assert_eq!(item["endpoints"][0]["weight"], 5);
+    assert_eq!(item["endpoints"][0]["labels"]["zone"], "7");
+    assert_eq!(document.effective_json()["routes"][0]["respond"]["status"], 204);
+}
+
+#[test]
+fn a_number_is_written_in_one_way() {
+    for (given, wanted) in [("+5", "5"), ("05", "5"), ("-0", "0"), ("-007", "-7")] {
+        let key = if given.starts_with('-') { "priority" } else { "status" };
+        let route = match key {
+            "priority" => format!("priority: {given}, respond: {{ status: 200 }}"),
+            _ => format!("respond: {{ status: {given} }}"),
+        };
+        let text = format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:80, http: {{}} }}]\nroutes: [{{ name: r, {route} }}]"
+        );
+        let wrong = body("b", &text).check().unwrap_err().to_string();
+        assert!(wrong.contains(&format!("write `{wanted}`")), "{given}: {wrong}");
+    }
 }
 
 #[test]
