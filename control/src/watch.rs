@@ -93,6 +93,8 @@ impl Watch {
         self.paths.iter().for_each(|path| follow(path, &mut ways));
         let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
+            // It may be read now.
+            | WatchMask::ATTRIB
             | WatchMask::MOVE
             | WatchMask::DELETE
             | WatchMask::DELETE_SELF

@@ -2,8 +2,8 @@
 
 mod support;
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -178,4 +178,25 @@ fn a_folder_that_is_moved_away_is_watched_in_its_new_place() {
     is_live(&proxy, 6);
     fs::write(inner.join("more.yaml"), "services: [{ name: x, pushed: {} }]").unwrap();
     is_live(&proxy, 7);
+}
+
+#[test]
+fn a_file_that_may_be_read_at_last_is_read() {
+    let folder = Folder::new("chmod");
+    let path = folder.join("ringside.yaml");
+    let base = config(echo_origin(), "", "", "");
+    fs::write(&path, text(&base, "one")).unwrap();
+    // Also root may not read everything without its capabilities.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all", env!("CARGO_BIN_EXE_ringside")]);
+    let is_root = fs::metadata(&folder.0).unwrap().uid() == 0;
+    let command = if is_root { command } else { Command::new(env!("CARGO_BIN_EXE_ringside")) };
+    let proxy = Proxy::start_at(command, &path);
+    let new = folder.join("new.tmp");
+    fs::write(&new, text(&base, "two")).unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(0)).unwrap();
+    fs::rename(&new, &path).unwrap();
+    proxy.says("Permission denied");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    is_live(&proxy, 2);
 }
