@@ -42,8 +42,10 @@ pub struct Plane {
 /// The plan that the workers were told last, and what is open for it.
 struct Live {
     plan: Arc<Plan>,
-    /// In the order of the plan's listeners; none once the drain has begun.
+    /// In the order of the plan's listeners; none once they are closed.
     sockets: Vec<Open>,
+    /// The drain has begun.
+    is_closed: bool,
     /// Where the plan before listened and this one does not.
     released: Vec<Address>,
     applied_at_s: f64,
@@ -98,7 +100,7 @@ impl Plane {
         on_quit: Option<mpsc::Sender<Signal>>,
     ) -> Plane {
         let (applied_at_s, released) = (seconds_since_1970(), Vec::new());
-        let live = Live { plan, sockets, released, applied_at_s };
+        let live = Live { plan, sockets, is_closed: false, released, applied_at_s };
         let (live, returned) = (Mutex::new(live), Mutex::new(returned));
         let (earlier, on_quit) = (Mutex::default(), on_quit.map(Mutex::new));
         Plane { live, crew, returned, earlier, io_backend, io_reason, access, on_quit }
@@ -111,13 +113,22 @@ impl Plane {
         live.sockets.get(place).map(|open| open.socket.address().clone())
     }
 
-    /// Lets go of the listening sockets: they close when the workers have done so too.
+    /// Lets go of the listening sockets, for good: they close when the workers have done so too.
     pub fn close(&self) {
-        lock(&self.live).sockets.clear();
+        let mut live = lock(&self.live);
+        live.is_closed = true;
+        live.sockets.clear();
     }
 
     /// What a plan's listeners have open already, and opens the rest.
     fn open(live: &Live, plan: &Plan) -> Result<Vec<Open>, Refusal> {
+        if live.is_closed {
+            return Err(Refusal {
+                path: "listeners".to_owned(),
+                message: "the listeners are closed: ringside is ending".to_owned(),
+                hint: "push it again when it runs again".to_owned(),
+            });
+        }
         let kept = |listener: &Arc<Listener>| {
             let names = live.plan.listeners.iter().map(|old| &*old.name);
             let mut known = names.zip(&live.sockets);
@@ -209,7 +220,10 @@ impl Plane {
         let gone = |old: &&Open| !sockets.iter().any(|open| open.is_same(old));
         let released = live.sockets.iter().filter(gone).map(|open| open.asked.clone()).collect();
         let applied_at_s = seconds_since_1970();
-        let before = mem::replace(live, Live { plan, sockets, released, applied_at_s });
+        let before = mem::replace(
+            live,
+            Live { plan, sockets, released, applied_at_s, is_closed: live.is_closed },
+        );
         let mut earlier = lock(&self.earlier);
         earlier.retain(|plan| plan.strong_count() > 0);
         earlier.push(Arc::downgrade(&before.plan));

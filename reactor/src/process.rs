@@ -34,11 +34,14 @@ pub struct Signals {
 
 impl Signals {
     /// Blocks the handled signals in this thread and those that it starts from now on; so call it
-    /// first.
+    /// first. A file that has reached the largest size allowed (`ulimit -f`) is an error of the write
+    /// from now on, and not the end of the process.
     pub fn block() -> io::Result<Signals> {
         let mut set = MaybeUninit::uninit();
-        // SAFETY: `sigemptyset` initialises the set; the others read or change it.
+        // SAFETY: `sigemptyset` initialises the set; the others read or change it. Ignoring a signal runs
+        // no code.
         unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             check(libc::sigemptyset(set.as_mut_ptr()))?;
             for (number, _) in HANDLED {
                 check(libc::sigaddset(set.as_mut_ptr(), number))?;
