@@ -22,7 +22,7 @@ use crate::dns::{self, Found};
 use crate::phase::Phase;
 use crate::pushed::Pushed;
 use crate::state::State;
-use crate::state_dir::{StateDir, Written};
+use crate::state_dir::{Kept, StateDir};
 
 /// So many earlier generations can be looked at and gone back to, as far as they have room.
 const PAST_MAX: usize = 32;
@@ -436,7 +436,7 @@ impl<P: DataPlane> State<P> {
         }
         let (document, origin) = (newest.document.clone(), newest.origin.clone());
         let kept = in_background(move || {
-            dir.write_config(&document.document(), &origin, false)?.put_in_place()
+            dir.keep_config(&document.document(), &origin, Source::File).map(Kept::stay)
         });
         if let Err(error) = kept.await {
             desired.say(format_args!("the config is live and not kept for a restart: {error}"));
@@ -448,8 +448,9 @@ impl<P: DataPlane> State<P> {
     async fn keep_first_push(&self, document: Document, origin: &str) -> Result<(), Denial> {
         if let Some(dir) = self.desired.state_dir.clone() {
             let origin = origin.to_owned();
-            let kept =
-                in_background(move || dir.write_config(&document, &origin, true)?.put_in_place());
+            let kept = in_background(move || {
+                dir.keep_config(&document, &origin, Source::Push).map(Kept::stay)
+            });
             kept.await.map_err(Denial::NotSaved)?;
         }
         self.desired.has_push.store(true, Ordering::Release);
@@ -505,21 +506,25 @@ impl<P: DataPlane> State<P> {
         let mut known = self.desired.pushed.left(&loaded.config);
         known.extend(first.iter().map(|(name, known)| (name.clone(), known.endpoints.clone())));
         let applied = in_background(move || {
-            let is_pushed = state.desired.source == Source::Push;
-            let write = |dir: &StateDir| dir.write_config(&document, &origin, is_pushed);
-            let written = state.desired.state_dir.as_ref().map(write).transpose();
-            let written = written.map_err(Denial::NotSaved)?;
+            let desired = &state.desired;
+            let keep = |dir: &StateDir| dir.keep_config(&document, &origin, desired.source);
+            let kept =
+                desired.state_dir.as_ref().map(keep).transpose().map_err(Denial::NotSaved)?;
             if let Err(Refusal { path, message, hint }) =
                 state.plane.apply(&loaded, &known, number, answers)
             {
-                written.into_iter().for_each(Written::discard);
+                if let Some(Err(error)) = kept.map(Kept::undo) {
+                    desired.say(format_args!(
+                        "a config that is not live is kept for a restart: {error}"
+                    ));
+                }
+                // The drain began since then, and closed the listeners.
+                if *state.phase.borrow() == Phase::Draining {
+                    return Err(Denial::Draining);
+                }
                 return Err(Denial::Refused(document.fault(&path, &message, &hint)));
             }
-            if let Some(Err(error)) = written.map(Written::put_in_place) {
-                state
-                    .desired
-                    .say(format_args!("the config is live and not kept for a restart: {error}"));
-            }
+            kept.into_iter().for_each(Kept::stay);
             Ok((document.rest(), loaded.without_routes()))
         });
         let (document, loaded) = applied.await?;

@@ -2,7 +2,8 @@
 //!
 //! Files are written beside the old one, synced and renamed: after a crash or on a full disk the old
 //! one is still whole. They are for our own eyes, as there may be secrets in a config, and the folder
-//! is one process' at a time.
+//! is one process' at a time. What was pushed last where pushes have the last word is not what the files
+//! said last: whoever begins the other way once finds both again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -16,10 +17,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use config::{Document, EndpointPush, Format};
 use serde_json::{Value as Json, json};
 
+use crate::desired::Source;
+
 /// Where it is where nobody says otherwise, if that is there.
 pub const STATE_DIR_USUAL: &str = "/var/lib/ringside";
 
+/// The last config that was live, by who had the last word on it.
 const CONFIG: &str = "config.json";
+const PUSHED: &str = "pushed.json";
 const ENDPOINTS: &str = "endpoints.json";
 /// Pushed endpoints that are not yet in there, and those that are about to be.
 const NOTES: &str = "endpoints.notes";
@@ -47,14 +52,19 @@ pub struct Saved {
     pub origin: String,
     /// When it went live, in seconds since 1970.
     pub at_s: u64,
-    /// It came by a push.
-    pub is_pushed: bool,
 }
 
 /// A file that is written and synced, and not yet in its place.
-pub(crate) struct Written {
+struct Written {
     from: PathBuf,
     to: PathBuf,
+}
+
+/// A config that is in its place, while it is not live yet.
+pub(crate) struct Kept {
+    place: PathBuf,
+    /// What was there, if anything was.
+    before: Option<PathBuf>,
 }
 
 impl StateDir {
@@ -85,13 +95,29 @@ impl StateDir {
         &self.path
     }
 
-    /// The last config that was live; `None` if there is none.
+    /// Whether what is read at this path would be what is written here: the folder, or one of its files
+    /// that are ours.
+    pub fn is_read_at(&self, path: &Path) -> bool {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let Some((ours, read)) = real(&self.path).zip(real(path)) else { return false };
+        let is_of_ours = |name: &str| {
+            let names = [CONFIG, PUSHED, ENDPOINTS, NOTES, NOTES_BEFORE, LOCK];
+            names.contains(&name.trim_end_matches(".new").trim_end_matches(".before"))
+        };
+        let name = read.file_name().and_then(|name| name.to_str());
+        read == ours || read.parent() == Some(&*ours) && name.is_some_and(is_of_ours)
+    }
+
+    /// The last config that was live where this had the last word; `None` if there is none.
     ///
     /// # Errors
     /// It is there and cannot be used.
-    pub fn config(&self) -> io::Result<Option<Saved>> {
-        let Some(saved) = self.read(CONFIG)? else { return Ok(None) };
-        let name = self.path.join(CONFIG).display().to_string();
+    pub fn config(&self, source: Source) -> io::Result<Option<Saved>> {
+        let Some(saved) = self.read(name_of(source))? else { return Ok(None) };
+        if !saved["config"].is_object() {
+            return Err(io::Error::other("there is no config in it"));
+        }
+        let name = self.path.join(name_of(source)).display().to_string();
         let text = saved["config"].to_string();
         let document = Document::parse(&name, text.as_bytes(), Format::Json)
             .map_err(|found| io::Error::other(found.to_string()))?;
@@ -99,29 +125,43 @@ impl StateDir {
             document,
             origin: saved["origin"].as_str().unwrap_or_default().to_owned(),
             at_s: saved["saved_at_s"].as_u64().unwrap_or_default(),
-            is_pushed: saved["pushed"] == true,
         }))
     }
 
-    /// Writes a config; it counts once it is [put in place](Written::put_in_place).
-    pub(crate) fn write_config(
+    /// Keeps a config, so that it is there before anybody is told that it is live.
+    pub(crate) fn keep_config(
         &self,
         document: &Document,
         origin: &str,
-        is_pushed: bool,
-    ) -> io::Result<Written> {
+        source: Source,
+    ) -> io::Result<Kept> {
         let saved = json!({
             "saved_at_s": seconds_since_1970(SystemTime::now()),
             "origin": origin,
-            "pushed": is_pushed,
             "config": document.to_json(),
         });
-        self.write(CONFIG, saved.to_string().as_bytes())
+        let name = name_of(source);
+        let (place, before) = (self.path.join(name), self.path.join(format!("{name}.before")));
+        let written = self.write(name, saved.to_string().as_bytes())?;
+        match set_aside(&place, &before) {
+            Ok(was_there) => {
+                let kept = Kept { place, before: was_there.then_some(before) };
+                written.put_in_place().map(|()| kept)
+            }
+            Err(error) => {
+                written.discard();
+                Err(error)
+            }
+        }
     }
 
     /// The endpoints that were pushed: each service with its push and when that was.
     pub fn endpoints(&self) -> io::Result<Vec<(String, EndpointPush, SystemTime)>> {
-        let mut notes = vec![self.read(ENDPOINTS)?.unwrap_or_default()];
+        let saved = self.read(ENDPOINTS)?.unwrap_or_else(|| json!({}));
+        if !saved.is_object() {
+            return Err(io::Error::other("there are no endpoints in endpoints.json"));
+        }
+        let mut notes = vec![saved];
         notes.extend(self.notes(NOTES_BEFORE)?);
         notes.extend(self.notes(NOTES)?);
         let mut newest: BTreeMap<&String, &Json> = BTreeMap::new();
@@ -160,9 +200,10 @@ impl StateDir {
         if before > NOTES_BYTES_MAX {
             return Err(io::Error::other("endpoints.json has not been writable for long"));
         }
-        let written = file.write_all(format!("{sets}\n").as_bytes());
+        // What was cut off before it, as by a crash, ends there.
+        let written = file.write_all(format!("\n{sets}").as_bytes());
         if written.is_err() {
-            // Half a line would hide those that follow. Where that cannot be helped, it was the last.
+            // Where that cannot be helped, half a line stays that says nothing.
             let _ = file.set_len(before);
         }
         written
@@ -181,14 +222,14 @@ impl StateDir {
         }
     }
 
-    /// The sets in notes, up to a line that was cut off.
+    /// The sets in notes, without lines that were cut off: nobody was told that those are live.
     fn notes(&self, name: &str) -> io::Result<Vec<Json>> {
         let text = match fs::read(self.path.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             text => text?,
         };
         let lines = text.split(|byte| *byte == b'\n');
-        Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
+        Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Json>> {
@@ -219,14 +260,57 @@ impl StateDir {
 
 impl Written {
     /// Replaces what was there before.
-    pub(crate) fn put_in_place(self) -> io::Result<()> {
-        fs::rename(&self.from, &self.to)
+    fn put_in_place(self) -> io::Result<()> {
+        let placed = fs::rename(&self.from, &self.to);
+        if placed.is_err() {
+            self.discard();
+        }
+        placed
     }
 
     /// Takes it back.
-    pub(crate) fn discard(self) {
+    fn discard(self) {
         // It is of no meaning where it is.
         let _ = fs::remove_file(self.from);
+    }
+}
+
+impl Kept {
+    /// It is live.
+    pub(crate) fn stay(self) {
+        if let Some(before) = self.before {
+            // It is of no meaning where it is.
+            let _ = fs::remove_file(before);
+        }
+    }
+
+    /// It did not become live: what was there before is there again.
+    pub(crate) fn undo(self) -> io::Result<()> {
+        match self.before {
+            Some(before) => fs::rename(before, self.place),
+            None => fs::remove_file(self.place),
+        }
+    }
+}
+
+fn name_of(source: Source) -> &'static str {
+    match source {
+        Source::File => CONFIG,
+        Source::Push => PUSHED,
+    }
+}
+
+/// Gives a file a second name; false if there is none.
+fn set_aside(file: &Path, name: &Path) -> io::Result<bool> {
+    match fs::remove_file(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs::hard_link(file, name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // Not every file system has second names.
+        Err(_) => fs::copy(file, name).map(|_| true),
     }
 }
 
@@ -250,17 +334,29 @@ mod tests {
         let state = StateDir::open(&path).unwrap();
         let other = StateDir::open(&path).unwrap_err();
         assert_eq!(other.kind(), io::ErrorKind::WouldBlock, "it is ours");
-        assert!(state.config().unwrap().is_none() && state.endpoints().unwrap().is_empty());
+        assert!(state.config(Source::File).unwrap().is_none());
+        assert!(state.endpoints().unwrap().is_empty());
         let text = b"listeners: [{ name: web, address: \"127.0.0.1:1\", http: {} }]";
         let document = Document::parse("test", text, Format::Yaml).unwrap();
-        let written = state.write_config(&document, "a test", true).unwrap();
-        assert!(state.config().unwrap().is_none(), "not yet in its place");
-        written.put_in_place().unwrap();
-        let mode = fs::metadata(path.join(CONFIG)).unwrap().permissions().mode();
+        let keep = |origin| state.keep_config(&document, origin, Source::Push).unwrap();
+        let origin = || Some(state.config(Source::Push).unwrap()?.origin);
+        keep("refused").undo().unwrap();
+        assert_eq!(origin(), None, "as before");
+        keep("a test").stay();
+        keep("refused").undo().unwrap();
+        assert_eq!(origin().as_deref(), Some("a test"), "as before");
+        assert!(state.config(Source::File).unwrap().is_none(), "the files said nothing");
+        let mode = fs::metadata(path.join(PUSHED)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "there may be secrets in it");
-        let saved = state.config().unwrap().unwrap();
+        let saved = state.config(Source::Push).unwrap().unwrap();
         assert_eq!(saved.document.hash(), document.hash());
-        assert!(saved.is_pushed && saved.origin == "a test" && saved.at_s > 1_700_000_000);
+        assert!(saved.at_s > 1_700_000_000);
+        for (read, is_ours) in [("", true), ("pushed.json", true), ("../x", false), ("mine", false)]
+        {
+            let read = path.join(read);
+            fs::write(path.join("mine"), "").unwrap();
+            assert_eq!(state.is_read_at(&read), is_ours, "{}", read.display());
+        }
         let sets =
             json!({ "a": { "version": 3, "at_s": 5, "endpoints": [{ "address": "1.2.3.4:5" }] } });
         state.save_endpoints(&sets).unwrap();
@@ -274,16 +370,20 @@ mod tests {
         };
         state.note_endpoints(&json!({ "a": set(4) })).unwrap();
         state.begin_notes_anew().unwrap();
-        state.note_endpoints(&json!({ "a": set(5), "b": set(1) })).unwrap();
-        // One that was cut off, as by a crash.
+        // One that was cut off, as by a crash, hides none that follows.
         let notes = path.join(NOTES);
-        fs::write(&notes, [&fs::read(&notes).unwrap()[..], b"{\"a\": {"].concat()).unwrap();
+        fs::write(&notes, "\n{\"a\": {").unwrap();
+        state.note_endpoints(&json!({ "a": set(5), "b": set(1) })).unwrap();
         assert_eq!(versions(), [("a".to_owned(), 5), ("b".to_owned(), 1)]);
         state.save_endpoints(&json!({ "a": set(4) })).unwrap();
         assert!(!path.join(NOTES_BEFORE).exists());
         assert_eq!(versions(), [("a".to_owned(), 5), ("b".to_owned(), 1)], "noted since then");
-        fs::write(path.join(CONFIG), "{").unwrap();
-        assert!(state.config().is_err(), "said, not ignored");
+        for text in ["{", "[]", "{}"] {
+            fs::write(path.join(CONFIG), text).unwrap();
+            assert!(state.config(Source::File).is_err(), "said, not ignored: {text}");
+        }
+        fs::write(path.join(ENDPOINTS), "[1]").unwrap();
+        assert!(state.endpoints().is_err(), "said, not ignored");
         fs::remove_dir_all(path).unwrap();
     }
 }

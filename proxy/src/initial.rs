@@ -36,6 +36,16 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
         // A token has to be made, so the usual place is made too, where that is allowed.
         state = StateDir::open(Path::new(STATE_DIR_USUAL)).ok();
     }
+    if let Some(dir) = &state
+        && let Some(path) = files.iter().find(|path| dir.is_read_at(path))
+    {
+        let (path, dir) = (path.display(), dir.path().display());
+        let why = format!(
+            "the config is read from {path}, and {dir} is where ringside writes: give another \
+             directory by --state"
+        );
+        return Err(StartError::State(io::Error::other(why)));
+    }
     let (document, loaded) = match (read, checked) {
         (Ok(document), Ok(loaded)) => (document, loaded),
         (_, Err(failure)) => return last_good(files, overrides, state, failure),
@@ -118,7 +128,7 @@ fn last_good(
     failure: Failure,
 ) -> Result<Initial, StartError> {
     let Some(dir) = &state else { return Err(StartError::Config(failure)) };
-    let saved = match dir.config() {
+    let saved = match dir.config(overrides.source) {
         Ok(Some(saved)) => saved,
         Ok(None) => return Err(StartError::Config(failure)),
         Err(error) => {
@@ -129,9 +139,15 @@ fn last_good(
             return Err(StartError::Config(failure));
         }
     };
-    let Ok(loaded) = check(&saved.document, overrides.source) else {
-        say(format_args!("{}: the last good config is not good any more", dir.path().display()));
-        return Err(StartError::Config(failure));
+    let loaded = match check(&saved.document, overrides.source) {
+        Ok(loaded) => loaded,
+        Err(found) => {
+            say(format_args!(
+                "{}: the last good config is not good any more\n{found}",
+                dir.path().display()
+            ));
+            return Err(StartError::Config(failure));
+        }
     };
     match &failure {
         Failure::Invalid(found) => {
@@ -147,7 +163,7 @@ fn last_good(
         saved.origin,
         dir.path().display()
     ));
-    let Saved { document, origin, is_pushed, .. } = saved;
+    let Saved { document, origin, .. } = saved;
     Ok(Initial {
         document,
         loaded,
@@ -157,7 +173,7 @@ fn last_good(
         files: files.to_vec(),
         source: overrides.source,
         state,
-        is_pushed,
+        is_pushed: overrides.source == Source::Push,
     })
 }
 
@@ -165,8 +181,8 @@ fn last_good(
 /// is not good any more.
 fn pushed_last(mut initial: Initial) -> Initial {
     let Some(dir) = &initial.state else { return initial };
-    match dir.config() {
-        Ok(Some(saved)) if saved.is_pushed => {
+    match dir.config(Source::Push) {
+        Ok(Some(saved)) => {
             let document = initial.document.replaced_by(&saved.document.without_boot_keys());
             match document.check_boot() {
                 Ok(loaded) => {
@@ -179,7 +195,7 @@ fn pushed_last(mut initial: Initial) -> Initial {
                 )),
             }
         }
-        Ok(_) => say(format_args!("nothing was pushed yet: not ready before there is a config")),
+        Ok(None) => say(format_args!("nothing was pushed yet: not ready before there is a config")),
         Err(error) => say(format_args!("what was pushed last cannot be used: {error}")),
     }
     initial

@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
@@ -422,6 +423,43 @@ fn a_push_while_the_process_drains_is_refused() {
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
     assert_eq!(client.message().unwrap().body, b"ok");
     assert_eq!(proxy.exit_code(), Some(0));
+}
+
+#[test]
+fn a_push_that_the_drain_overtakes_is_told_so() {
+    for _ in 0..8 {
+        let mut proxy = start(echo_origin());
+        thread::scope(|scope| {
+            for pusher in 0..3 {
+                let admin = proxy.admin().stream().peer_addr().unwrap();
+                scope.spawn(move || {
+                    for number in 0.. {
+                        let name = format!("r{pusher}");
+                        let item = route(&name, &format!("h{number}")).to_string();
+                        let Ok(stream) = TcpStream::connect(admin) else { return };
+                        let mut client = Client::from(stream);
+                        client.send(format!(
+                            "PUT /v1/config/routes/r{pusher} HTTP/1.1\r\nhost: localhost\r\n\
+                             content-type: application/json\r\ncontent-length: {}\r\n\r\n{item}",
+                            item.len()
+                        ));
+                        // The process may end before it has answered.
+                        let Some(reply) = client.message() else { return };
+                        match reply.status() {
+                            200 => {}
+                            _ => {
+                                refused(&reply, 503, "draining");
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+            proxy.metric_is(&["ringside_config_generation"], |generation| generation > 5.0);
+            proxy.signal("TERM");
+        });
+        assert_eq!(proxy.exit_code(), Some(0));
+    }
 }
 
 #[test]

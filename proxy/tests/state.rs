@@ -213,6 +213,15 @@ fn a_push_that_cannot_be_kept_is_refused() {
     assert_eq!(json_of(&ask(&proxy, "GET /v1/status", ""))["generation"], 1);
     // With room again it works.
     assert_eq!(ask(&proxy, "PUT /v1/config/routes/x", &route).status(), 200);
+    // Nor does it end by the largest size that a file may have (`ulimit -f`).
+    let limit = |bytes: &str| {
+        let mut command = Command::new("prlimit");
+        assert!(command.args(["--pid", &proxy.id(), bytes]).status().unwrap().success());
+    };
+    limit("--fsize=10:");
+    let reply = ask(&proxy, "PUT /v1/config/routes/z", &route);
+    assert_eq!((reply.status(), &json_of(&reply)["title"]), (507, &json!("state_not_writable")));
+    limit("--fsize=unlimited:");
     // What cannot be had here is not what was good last.
     let taken = Origin::bind();
     let listener = json!({ "address": taken.address.to_string(), "http": {} }).to_string();
@@ -220,6 +229,85 @@ fn a_push_that_cannot_be_kept_is_refused() {
     let kept = fs::read_to_string(folder.0.join("config.json")).unwrap();
     assert!(kept.contains("\"x\"") && !kept.contains("\"y\""), "{kept}");
     assert!(!folder.0.join("config.json.new").exists());
+    stop(proxy);
+}
+
+#[test]
+fn a_push_whose_place_is_taken_is_not_live() {
+    let folder = Folder::new("taken");
+    let arguments = ["--source", "push", "--state", folder.path()];
+    let proxy = Proxy::start_with(&setup(), &arguments);
+    let route = json!({ "hosts": ["x"], "backends": [{ "service": "origin" }] }).to_string();
+    let put = || ask(&proxy, "PUT /v1/config/routes/x", &route);
+    // It can be written, and not put in place: as one that is mounted by itself.
+    fs::create_dir(folder.0.join("pushed.json")).unwrap();
+    let reply = put();
+    assert_eq!((reply.status(), &json_of(&reply)["title"]), (507, &json!("state_not_writable")));
+    assert_eq!(json_of(&ask(&proxy, "GET /v1/status", ""))["generation"], 1);
+    fs::remove_dir(folder.0.join("pushed.json")).unwrap();
+    assert_eq!(put().status(), 200);
+    let mut files: Vec<_> =
+        fs::read_dir(&folder.0).unwrap().map(|f| f.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["lock", "pushed.json"]);
+    stop(proxy);
+}
+
+#[test]
+fn who_begins_by_the_file_once_finds_the_push_again() {
+    let folder = Folder::new("once");
+    let text = setup();
+    let start =
+        |source: &str| Proxy::start_with(&text, &["--source", source, "--state", folder.path()]);
+    let route = json!({ "hosts": ["x"], "respond": { "status": 204 } }).to_string();
+    let proxy = start("push");
+    assert_eq!(ask(&proxy, "PUT /v1/config/routes/x", &route).status(), 200);
+    stop(proxy);
+    let proxy = start("file");
+    assert_eq!(ask(&proxy, "GET /v1/config/routes/x", "").status(), 404);
+    wait_for(&folder.0.join("config.json"));
+    stop(proxy);
+    let proxy = start("push");
+    assert_eq!(ask(&proxy, "GET /v1/config/routes/x", "").status(), 200);
+    stop(proxy);
+}
+
+#[test]
+fn a_config_is_not_read_where_the_state_is_written() {
+    let folder = Folder::new("same");
+    fs::create_dir(&folder.0).unwrap();
+    for (name, read) in [("config.json", "config.json"), ("mine.yaml", ".")] {
+        let text = if name == "config.json" { "{}" } else { "version: 1\n" };
+        fs::write(folder.0.join(name), text).unwrap();
+        let read = folder.0.join(read);
+        let output = Command::new(env!("CARGO_BIN_EXE_ringside"))
+            .args(["run", "-c", read.to_str().unwrap(), "--state", folder.path()])
+            .args(["--source", "push"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("give another directory by --state"), "{said}");
+        assert_eq!(fs::read_to_string(folder.0.join(name)).unwrap(), text);
+        fs::remove_file(folder.0.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn the_last_good_config_has_what_variables_stood_for() {
+    let folder = Folder::new("variables");
+    let text = setup().replace("workers: 1", "workers: \"${RINGSIDE_UNSET:-1}\"");
+    assert!(text.contains("RINGSIDE_UNSET"));
+    let arguments = ["--state", folder.path()];
+    let proxy = Proxy::start_with(&text, &arguments);
+    wait_for(&folder.0.join("config.json"));
+    stop(proxy);
+    let proxy = Proxy::start_with("bad: [", &arguments);
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    // What is shown can be pushed.
+    let shown = ask(&proxy, "GET /v1/config", "");
+    let reply = ask(&proxy, "PUT /v1/config", std::str::from_utf8(&shown.body).unwrap());
+    assert_eq!((reply.status(), &json_of(&reply)["generation"]), (200, &json!(1)), "{reply:?}");
     stop(proxy);
 }
 
