@@ -194,7 +194,7 @@ fn a_file_that_may_be_read_at_last_is_read() {
     let proxy = Proxy::start_at(command, &path);
     let new = folder.join("new.tmp");
     fs::write(&new, text(&base, "two")).unwrap();
-    fs::set_permissions(&new, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&new, Permissions::from_mode(0o000)).unwrap();
     fs::rename(&new, &path).unwrap();
     proxy.says("Permission denied");
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
