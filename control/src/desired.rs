@@ -162,8 +162,8 @@ pub(crate) enum Outcome {
 /// Why a change was not made; nothing has changed.
 pub(crate) enum Denial {
     Draining,
-    /// What runs has this hash.
-    Stale(String),
+    /// What runs has this hash, or is not there.
+    Stale(Option<String>),
     /// Not a document.
     Unparseable(Diagnostics),
     Invalid(Diagnostics),
@@ -418,9 +418,13 @@ impl<P: DataPlane> State<P> {
         edit: impl FnOnce(&Document) -> Result<Document, Denial> + Send + 'static,
     ) -> Result<Outcome, Denial> {
         let _turn = self.desired.turn.lock().await;
+        let is_meant = !terms.dry_run;
         let changed = self.change_in_turn(terms, edit).await;
-        if let Err(denial) = &changed {
-            self.rejected(&denial.to_string());
+        match &changed {
+            Err(denial) if is_meant && denial.is_about_the_config() => {
+                self.rejected(&denial.to_string());
+            }
+            _ => {}
         }
         changed
     }
@@ -469,7 +473,7 @@ impl<P: DataPlane> State<P> {
         if let Some(hashes) = &terms.if_match
             && !is_among(&newest.loaded.hash, hashes)
         {
-            return Err(Denial::Stale(newest.loaded.hash.clone()));
+            return Err(Denial::Stale(Some(newest.loaded.hash.clone())));
         }
         let before = newest.clone();
         // A large config takes a second, in which probes want their answer.
@@ -706,11 +710,26 @@ pub(crate) async fn in_background<T: Send + 'static>(
     }
 }
 
+impl Denial {
+    /// Whether the config is at fault, and not the moment at which it came.
+    fn is_about_the_config(&self) -> bool {
+        match self {
+            Denial::Unparseable(_)
+            | Denial::Invalid(_)
+            | Denial::RestartRequired(..)
+            | Denial::Refused(_)
+            | Denial::NotSaved(_) => true,
+            Denial::Draining | Denial::Stale(_) | Denial::NotFound(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Denial::Draining => f.write_str("draining"),
-            Denial::Stale(hash) => write!(f, "stale: what is live has the hash {hash}"),
+            Denial::Stale(Some(hash)) => write!(f, "stale: what is live has the hash {hash}"),
+            Denial::Stale(None) => f.write_str("stale: it is not there, so it has no hash"),
             Denial::Unparseable(diagnostics) | Denial::Invalid(diagnostics) => {
                 write!(f, "the config is invalid, the old one stays\n{diagnostics}")
             }

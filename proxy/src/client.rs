@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use config::{Document, Failure, Format};
+use config::{Document, Failure, Format, Name};
 use control::{Listen, Method, Question, Reply};
 use serde_json::{Value as Json, json};
 
@@ -45,6 +45,11 @@ pub struct Push {
     wait: String,
     #[command(flatten)]
     admin: Admin,
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    let letters = "a name is letters, digits, `.`, `_` and `-`, and begins with a letter or digit";
+    Name::parse(text).ok_or_else(|| letters.to_owned())
 }
 
 /// As it was written, if that is a duration.
@@ -185,7 +190,8 @@ pub struct Endpoints {
     /// What to make of an endpoint; left out, all endpoints are listed.
     #[arg(value_enum, requires_all = ["service", "endpoint"])]
     change: Option<EndpointChange>,
-    service: Option<String>,
+    #[arg(value_parser = name)]
+    service: Option<Name>,
     /// Its address, as the list shows it.
     endpoint: Option<String>,
     #[command(flatten)]
@@ -331,9 +337,11 @@ impl Admin {
 
     fn answer(&self, mut question: Question) -> Result<Reply, String> {
         if let Some(file) = &self.token_file {
-            let token = std::fs::read_to_string(file)
+            let token = std::fs::read(file)
                 .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-            question.token = Some(token.trim().to_owned());
+            let token =
+                config::token_in(&token).map_err(|why| format!("{}: {why}", file.display()))?;
+            question.token = Some(String::from_utf8_lossy(token).into_owned());
         }
         let listen = match &self.admin {
             config::Address::Ip(ip) => Listen::Tcp(*ip),

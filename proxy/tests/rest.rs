@@ -115,7 +115,10 @@ fn conditions_are_about_the_item() {
     let item = json!({ "hosts": ["z"], "respond": { "status": 204 } });
     let put =
         |headers: &str, item: &Json| ask(&proxy, "PUT /v1/config/routes/z", headers, Some(item));
-    refused(&put("if-match: *\r\n", &item), 412, "stale");
+    let missing = put("if-match: *\r\n", &item);
+    refused(&missing, 412, "stale");
+    assert_eq!(missing.header("etag"), None);
+    assert_eq!(json_of(&missing)["detail"], "it is not there, so it has no hash");
     let made = put("if-none-match: *\r\n", &item);
     assert_eq!(made.status(), 200, "{made:?}");
     refused(&put("if-none-match: *\r\n", &item), 412, "stale");
@@ -127,6 +130,18 @@ fn conditions_are_about_the_item() {
     assert_eq!(put(&condition, &other).status(), 200);
     refused(&put(&condition, &item), 412, "stale");
     assert_eq!(put("if-match: *\r\n", &item).status(), 200);
+    // None of these was a config that is no good, nor is one that is only tried.
+    let wrong = json!({ "hosts": ["z"], "respond": { "status": 1 } });
+    let tried = ask(&proxy, "PUT /v1/config/routes/z?dry_run=true", "", Some(&wrong));
+    refused(&tried, 422, "invalid_config");
+    assert_eq!(ask(&proxy, "DELETE /v1/config/routes/none", "", None).status(), 404);
+    proxy.metric_becomes(&["ringside_config_rejected_total"], "0");
+    refused(&put("", &wrong), 422, "invalid_config");
+    proxy.metric_becomes(&["ringside_config_rejected_total"], "1");
+    // Endpoints have versions instead.
+    let push = json!({ "version": 1, "endpoints": [] });
+    let push = ask(&proxy, "PUT /v1/services/origin/endpoints", "if-match: \"x\"\r\n", Some(&push));
+    refused(&push, 412, "stale");
 }
 
 #[test]

@@ -7,14 +7,19 @@ use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use config::Format;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json};
+use tokio::time::timeout;
 
 use crate::auth::Caller;
 use crate::problem::Problem;
 
 /// What a config's text may have.
 pub(super) const BODY_BYTES_MAX: usize = 32 << 20;
+/// Between two pieces of it.
+const BODY_IDLE: Duration = Duration::from_secs(5);
 /// Nobody waits longer in one request.
 const WAIT_MAX: Duration = Duration::from_secs(50);
 /// Where the request does not say: workers take milliseconds.
@@ -62,23 +67,47 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
+/// A JSON object of this shape; `example` is one.
+pub(super) fn object<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
+    // By itself serde would take a list for the fields in their order.
+    let object: serde_json::Result<Map<String, Json>> = serde_json::from_slice(body);
+    let value = object.and_then(|object| serde_json::from_value(Json::Object(object)));
+    value.map_err(|error| {
+        let detail = format!("{error}; send {example}");
+        Problem::new(StatusCode::BAD_REQUEST, "not_parseable", detail)
+    })
+}
+
 /// A request's body, whole.
 pub(super) struct Text(pub(super) Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Text {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Text, Problem> {
+    async fn from_request(request: Request, _: &S) -> Result<Text, Problem> {
         let length = request.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > BODY_BYTES_MAX) {
             return Err(too_large());
         }
-        match Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Text(bytes)),
-            Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
-            Err(error) => {
-                Err(Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", error.body_text()))
+        let incomplete = |status, why| Err(Problem::new(status, "incomplete_body", why));
+        let mut frames = Limited::new(request.into_body(), BODY_BYTES_MAX);
+        let mut text = Vec::new();
+        loop {
+            match timeout(BODY_IDLE, frames.frame()).await {
+                Ok(None) => return Ok(Text(text.into())),
+                // Trailers are of no meaning.
+                Ok(Some(Ok(frame))) => {
+                    text.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()))
+                }
+                Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(too_large()),
+                Ok(Some(Err(error))) => {
+                    return incomplete(StatusCode::BAD_REQUEST, error.to_string());
+                }
+                Err(_) => {
+                    let why = format!("nothing more of it came for {} s", BODY_IDLE.as_secs());
+                    return incomplete(StatusCode::REQUEST_TIMEOUT, why);
+                }
             }
         }
     }
@@ -93,20 +122,11 @@ impl Query {
     /// How long to wait for the workers, if at all.
     pub(super) fn wait(&self) -> Result<Option<Duration>, Problem> {
         let Some(text) = &self.wait else { return Ok(None) };
-        let wait = text
-            .strip_suffix("ms")
-            .map(|number| number.parse().map(Duration::from_millis))
-            .or_else(|| {
-                text.strip_suffix('s').map(|number| number.parse().map(Duration::from_secs))
-            });
-        match wait {
-            Some(Ok(wait)) => Ok(Some(wait.min(WAIT_MAX))),
-            _ => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "bad_query",
-                "wait is a duration such as 5s or 500ms",
-            )),
-        }
+        let wait = config::parse_time(text).map_err(|why| {
+            let detail = format!("wait is a duration such as 5s or 500ms: {why}");
+            Problem::new(StatusCode::BAD_REQUEST, "bad_query", detail)
+        })?;
+        Ok(Some(wait.min(WAIT_MAX)))
     }
 
     pub(super) fn wait_or_usual(&self) -> Result<Duration, Problem> {
@@ -185,6 +205,32 @@ mod tests {
         assert_eq!(format("application/x-www-form-urlencoded"), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_go_on_is_not_waited_for() {
+        let (mut sender, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+        let request = Request::new(axum::body::Body::new(body));
+        let begin = tokio::time::Instant::now();
+        let (read, _) = tokio::join!(Text::from_request(request, &()), async {
+            for _ in 0..3 {
+                sender.send_data(Bytes::from("{")).await.unwrap();
+                tokio::time::sleep(BODY_IDLE / 2).await;
+            }
+        });
+        assert!(read.is_err_and(|problem| problem.status == StatusCode::REQUEST_TIMEOUT));
+        assert_eq!(begin.elapsed(), BODY_IDLE * 2, "since its last piece");
+    }
+
+    #[test]
+    fn objects() {
+        #[derive(Deserialize)]
+        struct One {
+            _a: u32,
+        }
+        let reads = |text: &str| object::<One>(text.as_bytes(), "").is_ok();
+        assert!(reads(r#"{"_a": 1}"#));
+        assert!(!reads("[1]") && !reads("null") && !reads("{}"));
+    }
+
     #[test]
     fn waits() {
         let wait = |text: &str| {
@@ -193,6 +239,8 @@ mod tests {
         assert_eq!(wait("5s"), Some(Duration::from_secs(5)));
         assert_eq!(wait("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(wait("999s"), Some(WAIT_MAX));
+        assert_eq!(wait("2h"), Some(WAIT_MAX));
+        assert_eq!(wait("0s"), Some(Duration::ZERO));
         assert_eq!(wait("5"), None);
     }
 }

@@ -10,7 +10,7 @@ use config::{Document, Format, Kind};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::body::{Named, Query, Text, expect_json, format, if_match, must_be_new};
+use super::body::{Named, Query, Text, expect_json, format, if_match, must_be_new, object};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::DataPlane;
@@ -82,7 +82,7 @@ pub(super) async fn put_item<P: DataPlane>(
     let edit = move |running: &Document| {
         expect_item(running, kind, &name, expected)?;
         if let Some((_, hash)) = running.item(kind, &name).filter(|_| must_be_new) {
-            return Err(Denial::Stale(hash));
+            return Err(Denial::Stale(Some(hash)));
         }
         let body = Document::parse(BODY, &body, format).map_err(Denial::Unparseable)?;
         running.with_item(kind, &name, &body).map_err(Denial::Invalid)
@@ -164,10 +164,7 @@ pub(super) async fn rollback<P: DataPlane>(
     expect_json(&headers)?;
     let asked = match body.is_empty() {
         true => Rollback::default(),
-        false => serde_json::from_slice(&body).map_err(|error| {
-            let detail = format!("{error}; send {{\"generation\": 3}}");
-            Problem::new(StatusCode::BAD_REQUEST, "not_parseable", detail)
-        })?,
+        false => object(&body, "{\"generation\": 3}")?,
     };
     let number = match asked.generation {
         Some(number) => number,
@@ -313,8 +310,8 @@ fn expect_item(
     let Some(expected) = expected else { return Ok(()) };
     match running.item(kind, name) {
         Some((_, hash)) if is_among(&hash, &expected) => Ok(()),
-        Some((_, hash)) => Err(Denial::Stale(hash)),
-        None => Err(Denial::Stale("none: it is not there".to_owned())),
+        Some((_, hash)) => Err(Denial::Stale(Some(hash))),
+        None => Err(Denial::Stale(None)),
     }
 }
 
@@ -330,7 +327,7 @@ fn problem(denial: Denial) -> Problem {
     let detail = match &denial {
         Denial::RestartRequired(key, _) => format!("`{key}` is read at start only"),
         // The title says so too.
-        Denial::Stale(hash) => format!("what is live has the hash {hash}"),
+        Denial::Stale(_) => denial.to_string().trim_start_matches("stale: ").to_owned(),
         Denial::Invalid(found) => {
             match found.list.iter().find_map(|one| Some((one.item.as_ref()?, one))) {
                 Some((item, one)) => format!("{item}: {}; nothing has changed", one.message),
@@ -356,10 +353,12 @@ fn problem(denial: Denial) -> Problem {
         | Denial::Invalid(found)
         | Denial::RestartRequired(_, found)
         | Denial::Refused(found) => problem.diagnostics(&found),
-        Denial::Stale(hash) => match HeaderValue::from_str(&format!("\"{hash}\"")) {
+        Denial::Stale(Some(hash)) => match HeaderValue::from_str(&format!("\"{hash}\"")) {
             Ok(tag) => problem.header(header::ETAG, tag),
             Err(_) => problem,
         },
-        Denial::Draining | Denial::NotSaved(_) | Denial::NotFound(_) => problem,
+        Denial::Stale(None) | Denial::Draining | Denial::NotSaved(_) | Denial::NotFound(_) => {
+            problem
+        }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 
-use super::body::{Named, Query, Text, expect_json};
+use super::body::{Named, Query, Text, expect_json, if_match, object};
 use super::{Shared, json_response};
 use crate::auth::Caller;
 use crate::data_plane::{DataPlane, EndpointState};
@@ -34,7 +34,7 @@ pub(super) async fn put<P: DataPlane>(
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
-    expect_json(&headers)?;
+    expect_versions(&headers)?;
     let wait = query.wait_or_usual()?;
     let what = format!("endpoints of {}", name.escape_debug());
     let push = EndpointPush::replacement(BODY, &body).map(|push| vec![(name, push)]);
@@ -50,7 +50,7 @@ pub(super) async fn patch<P: DataPlane>(
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
-    expect_json(&headers)?;
+    expect_versions(&headers)?;
     let wait = query.wait_or_usual()?;
     let what = format!("endpoints of {}", name.escape_debug());
     let push = EndpointPush::edit(BODY, &body).map(|push| vec![(name, push)]);
@@ -65,10 +65,22 @@ pub(super) async fn post<P: DataPlane>(
     headers: HeaderMap,
     Text(body): Text,
 ) -> Result<Response, Problem> {
-    expect_json(&headers)?;
+    expect_versions(&headers)?;
     let wait = query.wait_or_usual()?;
     let pushes = EndpointPush::several(BODY, &body);
     audited(&state, &caller, "endpoints", apply(&state, &caller, pushes, wait).await)
+}
+
+/// Endpoints have versions in their JSON, and no tags: none that is expected can be live.
+fn expect_versions(headers: &HeaderMap) -> Result<(), Problem> {
+    expect_json(headers)?;
+    match if_match(headers) {
+        Some(tags) if tags.iter().all(|tag| tag != "*") => {
+            let detail = "endpoints have a `version` and no ETag: leave If-Match out";
+            Err(Problem::new(StatusCode::PRECONDITION_FAILED, "stale", detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says of a push that it was refused; what was done is said where it is.
@@ -150,10 +162,7 @@ async fn set<P: DataPlane>(
     to: EndpointState,
 ) -> Result<Response, Problem> {
     expect_json(&headers)?;
-    let Which { endpoint } = serde_json::from_slice(&body).map_err(|error| {
-        let detail = format!("{error}; send {{\"endpoint\": ADDRESS}}");
-        Problem::new(StatusCode::BAD_REQUEST, "not_parseable", detail)
-    })?;
+    let Which { endpoint } = object(&body, "{\"endpoint\": ADDRESS}")?;
     let address: Address = endpoint.parse().map_err(|why: String| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_endpoint", why)
     })?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -61,7 +61,6 @@ pub(crate) fn router<P: DataPlane>(state: Arc<State<P>>) -> Router {
         .route("/", get(not_yet))
         .route("/v1/certs", get(not_yet))
         .route("/v1/tap", get(not_yet))
-        .layer(DefaultBodyLimit::max(body::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), guard::<P>));
     probes::with_refusals(routes.with_state(state), exists)
 }
