@@ -109,8 +109,9 @@ pub(crate) const REDIRECT: Object = Object {
             Kind::Number,
             "The new port; left out, the scheme's, if that or the host is new.",
         ),
-        Key::optional("path", Kind::Path, "The new path."),
-        Key::optional("prefix", Kind::Path, "What stands for the prefix that matched."),
+        Key::optional("path", Kind::Path, "The new path.").not_with("prefix"),
+        Key::optional("prefix", Kind::Path, "What stands for the prefix that matched.")
+            .not_with("path"),
         Key::default("status", Kind::Word(&REDIRECT_STATUS), "302", "The status."),
     ],
 };

@@ -8,6 +8,7 @@ use crate::action::{Action, Redirect, RedirectPath, Rewrite};
 use crate::address::Address;
 use crate::diagnostic::quoted;
 use crate::listener::{Listener, ListenerKind};
+use crate::path::normal_path;
 use crate::report::{Problem, Report};
 use crate::route::{HostPattern, Match, PathMatch, Route};
 use crate::service::Service;
@@ -33,7 +34,7 @@ pub(crate) fn tell_of_circles(
     tell_of_tcp_circles(tree.items("listeners"), listeners, services, routes, &leads_to, report);
     let items = tree.items("routes");
     for (index, route) in routes.iter().enumerate() {
-        if let Some((backend, listener)) = backend_circle(route, &leads_to) {
+        if let Some((backend, listener)) = backend_circle(route, routes, &leads_to) {
             let span = place(items, index, &["backends"]);
             let message = format!(
                 "the listener {} sends requests of this route to its own address, by the service {}",
@@ -49,7 +50,7 @@ pub(crate) fn tell_of_circles(
     }
     let mut looks = LOOKS_MAX;
     for (index, route) in routes.iter().enumerate() {
-        if let Some(path) = redirect_circle(route, routes, &mut looks) {
+        if let Some(path) = redirect_circle(route, listeners, routes, &mut looks) {
             let message = format!("this redirect leads to itself, by the path {}", quoted(&path));
             report.add(
                 Problem::warning(place(items, index, &["redirect"]), message)
@@ -133,16 +134,38 @@ fn way_back(from: usize, goes_to: &[Vec<usize>], leads_to: &[Vec<usize>]) -> Opt
     None
 }
 
-/// A service and a listener of the route that the service leads to.
-fn backend_circle(route: &Route, leads_to: &[Vec<usize>]) -> Option<(usize, usize)> {
-    forwards_unchanged(route).find_map(|service| {
+/// A service and a listener of the route that the service leads to, where the route surely takes what
+/// comes from there: it comes from another address, and says who forwarded it.
+fn backend_circle(
+    route: &Route,
+    routes: &[Route],
+    leads_to: &[Vec<usize>],
+) -> Option<(usize, usize)> {
+    let by_source = |condition: &Match| !condition.source_ips.is_empty();
+    let by_forwarded = |condition: &Match| by_source(condition) || !condition.headers.is_empty();
+    let overlap = |other: &Route| {
+        let hosts = route.hosts.iter();
+        let mut pairs = hosts.flat_map(|ours| other.hosts.iter().map(move |theirs| (ours, theirs)));
+        pairs.any(|(ours, theirs)| encloses(ours, theirs) || encloses(theirs, ours))
+    };
+    let may_take = |other: &Route, listener: usize| {
+        !std::ptr::eq(other, route)
+            && other.listeners.contains(&listener)
+            && other.matches.iter().any(by_forwarded)
+            && overlap(other)
+    };
+    if route.matches.iter().any(by_source) {
+        return None;
+    }
+    let found = forwards_unchanged(route).find_map(|service| {
         let mut own = leads_to[service].iter().filter(|at| route.listeners.contains(at));
         own.next().map(|&own| (service, own))
-    })
+    });
+    found.filter(|(_, listener)| !routes.iter().any(|other| may_take(other, *listener)))
 }
 
-/// The services that get a route's requests as they came: with another host, path or header one may
-/// be another route's the next time.
+/// The services of which any endpoint may get a route's requests as they came: with another host, path
+/// or header one may be another route's the next time.
 fn forwards_unchanged(route: &Route) -> impl Iterator<Item = usize> {
     let backends = match &route.action {
         Action::Forward(backends)
@@ -152,7 +175,9 @@ fn forwards_unchanged(route: &Route) -> impl Iterator<Item = usize> {
         }
         _ => &[],
     };
-    let unchanged = backends.iter().filter(|b| b.request_headers.is_empty() && b.weight > 0);
+    let unchanged = backends.iter().filter(|backend| {
+        backend.request_headers.is_empty() && backend.labels.is_empty() && backend.weight > 0
+    });
     unchanged.map(|backend| backend.service)
 }
 
@@ -174,19 +199,28 @@ fn leads_to(service: &Service, listener: &Listener) -> bool {
 #[derive(Clone, Copy)]
 struct Taken<'c> {
     listener: usize,
+    /// There, paths are compared in their one spelling.
+    normalizes: bool,
     host: &'c HostPattern,
     route: &'c Route,
     condition: &'c Match,
 }
 
 /// The path by which a redirect surely leads to its own match again, alone or by way of others.
-fn redirect_circle(route: &Route, routes: &[Route], looks: &mut usize) -> Option<String> {
+fn redirect_circle(
+    route: &Route,
+    listeners: &[Listener],
+    routes: &[Route],
+    looks: &mut usize,
+) -> Option<String> {
     let places = route.listeners.iter().flat_map(|&listener| {
         let hosts = route.hosts.iter();
         hosts.flat_map(move |host| route.matches.iter().map(move |m| (listener, host, m)))
     });
     places.into_iter().find_map(|(listener, host, condition)| {
-        let begin = Taken { listener, host, route, condition };
+        let kind = &listeners[listener].kind;
+        let normalizes = matches!(kind, ListenerKind::Http(http) if http.normalize_path);
+        let begin = Taken { listener, normalizes, host, route, condition };
         // What it is asked for first: nothing is said of what follows a prefix.
         let asked = match &condition.path {
             None => "/",
@@ -207,8 +241,15 @@ fn redirect_circle(route: &Route, routes: &[Route], looks: &mut usize) -> Option
 }
 
 impl<'c> Taken<'c> {
-    /// The path that a client is sent to, on the same host.
+    /// The path that a client is sent to, on the same host, as it is compared then.
     fn leads_to(&self, path: &str) -> Option<String> {
+        let path = self.leads_to_spelled(path)?;
+        let normal = self.normalizes.then(|| normal_path(path.as_bytes())).flatten();
+        Some(normal.and_then(|normal| String::from_utf8(normal).ok()).unwrap_or(path))
+    }
+
+    /// The same as it is sent.
+    fn leads_to_spelled(&self, path: &str) -> Option<String> {
         // What a new host or port leads to is not known here.
         let Action::Redirect(Redirect { scheme: None, host: None, port: None, path: to, .. }) =
             &self.route.action
@@ -262,14 +303,15 @@ impl<'c> Taken<'c> {
     /// Whether whoever is sent here by `begin` meets all conditions but that on the path.
     fn comes_again(&self, begin: Taken<'_>) -> bool {
         let Match { methods, headers, cookies, query, source_ips, .. } = self.condition;
-        // Sent elsewhere with 301 to 303, what was a POST is a GET in a browser.
+        // Sent elsewhere with 301 to 303, what was a POST is a GET in a browser. CONNECT has no path.
+        let by_other = || methods.iter().any(|method| method != "CONNECT");
         let by_get = methods.is_empty() || methods.iter().any(|method| method == "GET");
         let is_same = std::ptr::eq(self.condition, begin.condition);
         let keeps_method =
             matches!(&self.route.action, Action::Redirect(Redirect { status: 307 | 308, .. }));
         // Cookies are what a redirect may set.
         cookies.is_empty()
-            && (by_get || is_same && keeps_method)
+            && (by_get || is_same && keeps_method && by_other())
             && (is_same || headers.is_empty() && query.is_empty() && source_ips.is_empty())
     }
 }

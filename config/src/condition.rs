@@ -2,6 +2,7 @@
 
 use crate::definition::{Key, Kind, Object, TRUTH};
 use crate::diagnostic::quoted;
+use crate::edits::header_value;
 use crate::name::is_token;
 use crate::reader::{list, text, word};
 use crate::regex::{Regex, Regexes};
@@ -87,7 +88,7 @@ pub(crate) fn headers(
     report: &mut Report<'_>,
     regexes: &mut Regexes,
 ) -> Option<Vec<Condition>> {
-    conditions(node, report, regexes, &HEADER, header_name)
+    conditions(node, report, regexes, &HEADER, header_name, |given| header_value(given).map(drop))
 }
 
 pub(crate) fn cookies(
@@ -95,10 +96,17 @@ pub(crate) fn cookies(
     report: &mut Report<'_>,
     regexes: &mut Regexes,
 ) -> Option<Vec<Condition>> {
-    conditions(node, report, regexes, &COOKIE, |given| match is_token(given) {
-        true => Ok(given.into()),
-        false => Err(Complaint::new(format!("{} is not the name of a cookie", quoted(given)))),
-    })
+    conditions(
+        node,
+        report,
+        regexes,
+        &COOKIE,
+        |given| match is_token(given) {
+            true => Ok(given.into()),
+            false => Err(Complaint::new(format!("{} is not the name of a cookie", quoted(given)))),
+        },
+        cookie_value,
+    )
 }
 
 pub(crate) fn query(
@@ -106,10 +114,28 @@ pub(crate) fn query(
     report: &mut Report<'_>,
     regexes: &mut Regexes,
 ) -> Option<Vec<Condition>> {
-    conditions(node, report, regexes, &QUERY, |given| match given {
-        "" => Err(Complaint::new("a parameter has a name")),
-        given => Ok(given.into()),
-    })
+    conditions(
+        node,
+        report,
+        regexes,
+        &QUERY,
+        |given| match given {
+            "" => Err(Complaint::new("a parameter has a name")),
+            given => Ok(given.into()),
+        },
+        |_| Ok(()),
+    )
+}
+
+/// What no request can have would never fit, or always.
+fn cookie_value(given: &str) -> Result<(), Complaint> {
+    let wrong = || Complaint::new(format!("{} is not the value of a cookie", quoted(given)));
+    if given.contains(';') {
+        return Err(wrong().hint("a `;` ends it: write what stands before"));
+    }
+    header_value(given)
+        .map(drop)
+        .map_err(|complaint| Complaint { message: wrong().message, ..complaint })
 }
 
 fn header_name(given: &str) -> Result<String, Complaint> {
@@ -131,11 +157,16 @@ fn conditions(
     regexes: &mut Regexes,
     object: &'static Object,
     name: fn(&str) -> Result<String, Complaint>,
+    value: fn(&str) -> Result<(), Complaint>,
 ) -> Option<Vec<Condition>> {
     list(node, report, |node, report| {
         let mut fields = report.fields(node, object)?;
         let name = fields.get("name", |n, r| text(n, r, "a name", name));
-        let exact = fields.find("exact", |n, r| text(n, r, "a value", |t| Ok(t.to_owned())));
+        let exact = |given: &str| value(given).map(|()| given.to_owned());
+        let exact = fields.find("exact", |n, r| text(n, r, "a value", exact));
+        // One may well end with white space that another word follows.
+        let prefix =
+            |given: &str| value(given.trim_end_matches([' ', '\t'])).and_then(|()| prefix(given));
         let prefix = fields.find("prefix", |n, r| text(n, r, "a value", prefix));
         let regex = fields.find("regex", |n, r| regex(n, r, regexes));
         let present = fields.find("present", |n, r| word(n, r, &TRUTH));

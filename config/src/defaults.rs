@@ -1,8 +1,9 @@
 //! `defaults`: what every listener, service or route has that does not say otherwise.
 //!
 //! Merged into the tree before it is checked, key by key; a list, and a choice of one key among
-//! several, is replaced whole, and what only goes with another choice is left out. What comes from there is wrong there, also where no item takes it:
-//! values keep their places, and each part is read once as an item of its own.
+//! several, is replaced whole, and what only goes with another choice is left out. What comes from
+//! there is wrong there, also where no item takes it: values keep their places, and each part is read
+//! once as an item of its own.
 
 use crate::definition::{Key, Kind, Object, Presence};
 use crate::listener::LISTENER;
@@ -130,7 +131,8 @@ fn merge(item: &mut Node, defaults: &Node, object: &Object) {
             Some(choice) => key.only_with.is_none_or(|wanted| wanted == choice),
             None => true,
         };
-        if fits && key.name != "name" {
+        let is_said = |other| entries.iter().any(|entry| entry.key == other);
+        if fits && !key.not_with.is_some_and(is_said) && key.name != "name" {
             entries.push(default.clone());
         }
     }

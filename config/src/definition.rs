@@ -22,6 +22,8 @@ pub(crate) struct Key {
     pub(crate) about: &'static str,
     /// Of the object's choices, the one without which this means nothing.
     pub(crate) only_with: Option<&'static str>,
+    /// The key that says the same in another way: at most one of both is there.
+    pub(crate) not_with: Option<&'static str>,
 }
 
 #[derive(Clone, Copy)]
@@ -68,7 +70,7 @@ pub(crate) enum Kind {
 
 impl Key {
     pub(crate) const fn required(name: &'static str, kind: Kind, about: &'static str) -> Key {
-        Key { name, kind, presence: Presence::Required, about, only_with: None }
+        Key { name, kind, presence: Presence::Required, about, only_with: None, not_with: None }
     }
 
     pub(crate) const fn default(
@@ -90,6 +92,10 @@ impl Key {
 
     pub(crate) const fn only_with(self, choice: &'static str) -> Key {
         Key { only_with: Some(choice), ..self }
+    }
+
+    pub(crate) const fn not_with(self, other: &'static str) -> Key {
+        Key { not_with: Some(other), ..self }
     }
 }
 

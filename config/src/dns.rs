@@ -8,7 +8,7 @@ use crate::diagnostic::quoted;
 use crate::reader::{list, text};
 use crate::report::{Complaint, Problem, Report};
 use crate::tree::Node;
-use crate::units::{limit_duration, number};
+use crate::units::{duration, number};
 
 /// Who is asked, and for how long an answer counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ pub(crate) const DNS: Object = Object {
     one_of: &["name", "srv"],
     keys: &[
         Key::optional("name", Kind::Text, "Its A and AAAA records are the replicas."),
-        Key::optional("port", Kind::Number, "Their port, 1 to 65535; with `name`."),
+        Key::optional("port", Kind::Number, "Their port, 1 to 65535; with `name`.")
+            .only_with("name"),
         Key::optional(
             "srv",
             Kind::Text,
@@ -64,8 +65,8 @@ pub(crate) const DNS: Object = Object {
 pub(crate) fn resolver(tree: &Node, report: &mut Report<'_>) -> Option<Resolver> {
     let mut fields = report.fields(tree, &RESOLVER)?;
     let servers = fields.get("servers", |node, report| list(node, report, server));
-    let min_ttl = fields.get("min_ttl", limit_duration);
-    let max_ttl = fields.get("max_ttl", limit_duration);
+    let min_ttl = fields.get("min_ttl", ttl);
+    let max_ttl = fields.get("max_ttl", ttl);
     let (servers, min_ttl, max_ttl) = (servers?, min_ttl?, max_ttl?);
     if min_ttl > max_ttl {
         let message = "`min_ttl` is longer than `max_ttl`";
@@ -74,6 +75,17 @@ pub(crate) fn resolver(tree: &Node, report: &mut Report<'_>) -> Option<Resolver>
         return None;
     }
     Some(Resolver { servers, min_ttl, max_ttl })
+}
+
+fn ttl(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
+    match duration(node, report)? {
+        Duration::ZERO => {
+            let message = "with zero, DNS would be asked without a pause";
+            report.add(Problem::error(node.span, message).hint("write a duration such as `1s`"));
+            None
+        }
+        ttl => Some(ttl),
+    }
 }
 
 pub(crate) fn dns(tree: &Node, report: &mut Report<'_>) -> Option<Dns> {

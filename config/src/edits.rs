@@ -127,7 +127,7 @@ fn editable(given: &str) -> Result<String, Complaint> {
 }
 
 /// RFC 9110 §5.5.
-fn header_value(given: &str) -> Result<String, Complaint> {
+pub(crate) fn header_value(given: &str) -> Result<String, Complaint> {
     const VALUE_BYTES_MAX: usize = 8 << 10;
     let wrong = || Complaint::new(format!("{} is not the value of a header", quoted(given)));
     if given.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {

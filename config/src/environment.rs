@@ -1,4 +1,4 @@
-//! `${NAME}` and `${NAME:-default}` inside the strings of a file.
+//! `${NAME}` and `${NAME:-default}` inside the strings of a file; `$${` is a `${` that is none.
 //!
 //! Keys and comments are left alone, and what a variable holds is text that is never parsed as
 //! YAML: it cannot add keys.
@@ -54,6 +54,12 @@ fn expand(text: &str, lookup: Lookup<'_>) -> Result<Option<String>, Complaint> {
     let mut rest = text;
     let mut expanded = String::new();
     while let Some((before, after)) = rest.split_once("${") {
+        if let Some(before) = before.strip_suffix('$') {
+            expanded.push_str(before);
+            expanded.push_str("${");
+            rest = after;
+            continue;
+        }
         let (inside, behind) = after.split_once('}').ok_or_else(|| {
             Complaint::new("a `${` without its `}`").hint("write `${NAME}` or `${NAME:-default}`")
         })?;
@@ -118,6 +124,8 @@ mod tests {
             ("${A:-b}", "a"),
             ("${EMPTY:-b}", "b"),
             ("${B:-}", ""),
+            ("$${A}", "${A}"),
+            ("$$${A}${A}$${", "$${A}a${"),
         ] {
             assert_eq!(expanded(text).unwrap().as_deref(), Some(expected), "{text}");
         }

@@ -14,7 +14,7 @@ pub fn reference() -> String {
          A duration is a whole number and `ms`, `s`, `m` or `h`; a size a whole number and `B`, \
          `KiB`, `MiB` or `GiB`; a ratio is in percent: `50%`. `none` is no limit. A name is \
          `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. An address is `127.0.0.1:8080`, `\"[::1]:8080\"`, \
-         `unix:/path` or `unix:@name`. A regex is in RE2's syntax and has to fit \
+         `unix:/path` or `unix:@name`. In files, `${NAME}` and `${NAME:-default}` in a text are variables of the environment, and `$${` is a `${`. A regex is in RE2's syntax and has to fit \
          the whole text.\n",
     );
     object("config", &CONFIG, &mut text);

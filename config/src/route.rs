@@ -16,7 +16,7 @@ use crate::names::Names;
 use crate::reader::{Fields, list, or_none, text};
 use crate::regex::{Regex, Regexes};
 use crate::report::{Complaint, Problem, Report};
-use crate::tree::Node;
+use crate::tree::{Node, Value};
 use crate::units::{integer, limit_duration};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -317,6 +317,11 @@ fn hosts(node: &Node, report: &mut Report<'_>) -> Option<Vec<HostPattern>> {
 
 fn matches(node: &Node, report: &mut Report<'_>, regexes: &mut Regexes) -> Option<Vec<Match>> {
     let matches = list(node, report, |node, report| {
+        if matches!(node.value, Value::Null) {
+            let problem = Problem::error(node.span, "a match is a map, and here is nothing");
+            report.add(problem.hint("to take every request, leave `matches` out, or write `{}`"));
+            return None;
+        }
         let mut fields = report.fields(node, &MATCH)?;
         let path = fields.find("path", |node, report| path(node, report, regexes));
         let methods = fields.find("methods", methods);
@@ -477,6 +482,9 @@ fn parse_method(given: &str) -> Result<String, Complaint> {
     let upper = given.to_ascii_uppercase();
     if upper != given && KNOWN.contains(&upper.as_str()) {
         return Err(wrong().hint(format!("methods are case-sensitive: `{upper}`")));
+    }
+    if given == "*" {
+        return Err(wrong().hint("left out, `methods` is any but CONNECT"));
     }
     if !is_token(given) {
         return Err(wrong());

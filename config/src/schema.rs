@@ -75,6 +75,10 @@ fn object(object: &Object, part: Part) -> Json {
         schema["oneOf"] = Json::from(choice);
         schema["type"] = json!("object");
     }
+    let apart = accepted().filter_map(|key| Some((key.name, key.not_with?)));
+    for (key, other) in apart.filter(|(key, other)| key < other) {
+        schema["not"] = json!({ "required": [key, other] });
+    }
     schema
 }
 

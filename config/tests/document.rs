@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use config::{Document, Format, Kind, Resting, Severity, What};
+use serde_json::json;
 
 const CONFIG: &str = r#"version: 1
 node: { id: me }
@@ -320,6 +321,26 @@ fn the_rest_is_counted() {
     assert_eq!(found.list[97].message, "unknown key `zzz` in a route");
 }
 
+#[test]
+fn a_choice_of_the_item_replaces_the_one_of_the_defaults() {
+    let text = r#"
+listeners: [{ name: web, address: 127.0.0.1:80, http: {} }]
+defaults:
+  service: { dns: { name: catalog.shop, port: 8080 } }
+  route: { redirect: { path: /moved, scheme: https } }
+services: [{ name: a, dns: { srv: _http._tcp.catalog } }, { name: b, dns: { name: b.shop } }]
+routes: [{ name: r, matches: [{ path: { prefix: /old } }], redirect: { prefix: /new } }]
+"#;
+    let document = body("defaults", text);
+    document.check().unwrap();
+    let effective = document.effective_json();
+    let redirect = &effective["routes"][0]["redirect"];
+    assert_eq!((&redirect["prefix"], &redirect["path"]), (&json!("/new"), &json!(null)));
+    assert_eq!(redirect["scheme"], "https");
+    assert_eq!(effective["services"][0]["dns"], json!({ "srv": "_http._tcp.catalog" }));
+    assert_eq!(effective["services"][1]["dns"], json!({ "name": "b.shop", "port": 8080 }));
+}
+
 /// A file of this process.
 fn file(name: &str, text: &str) -> std::path::PathBuf {
     let path = std::env::temp_dir().join(format!("ringside-{}-{name}", std::process::id()));
@@ -350,6 +371,8 @@ fn a_wrong_default_is_told_where_no_item_takes_it() {
     }
     for defaults in [
         "route: { timeouts: { response: 5s }, rewrite: { prefix: /v2 } }",
+        "route: { redirect: { path: /moved, scheme: https } }",
+        "service: { dns: { name: catalog.shop, port: 8080 } }",
         "route: { respond: { status: 204 } }",
         "service: { pool: { idle_timeout: none }, connect_timeout: 2s }",
         "service: { dns: { name: a.test, port: 80 } }",
