@@ -139,9 +139,9 @@ async fn exchange(
     down: Rc<Connection>,
     patience: &RefCell<Option<Sleep>>,
 ) -> Next {
-    let plan = worker.plan_of(down.listener);
+    let plan = worker.plan_of(down.listener());
     // A connection's listener is there, and an http listener, for as long as the connection.
-    let Some(listener) = plan.listener(down.listener) else { return Next::Close };
+    let Some(listener) = plan.listener(down.listener()) else { return Next::Close };
     let ListenerKind::Http(http) = &listener.kind else { return Next::Close };
     let mut request = worker.requests.lease();
     let record = Record::begin(worker.reactor.now());
@@ -571,7 +571,7 @@ impl Exchange<'_> {
         let keep_alive = request.head.keep_alive()
             && uploaded.get().is_some()
             && framing != Framing::UntilClose
-            && !self.worker.is_leaving(self.down.listener);
+            && !self.worker.is_leaving(self.down.listener());
         let respond =
             Respond { client, keep_alive, framing, ..self.respond_with(way, &response.head) };
         encode_response(&mut out, &response.head, &response.bytes, &respond);
@@ -893,7 +893,7 @@ impl Exchange<'_> {
         self.record.is_whole.get()
             && request.head.method != Method::Connect
             && request.head.keep_alive()
-            && !self.worker.is_leaving(self.down.listener)
+            && !self.worker.is_leaving(self.down.listener())
     }
 
     /// Tells the client why there is no response, or, if it cannot be told any more, cuts it off.

@@ -6,6 +6,7 @@
 //! What a new config leaves as it was is shared with the plan before: the same `Arc`, so that a
 //! worker sees by its address that there is nothing to do.
 
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -245,6 +246,11 @@ impl Plan {
 }
 
 impl Listener {
+    /// Whether what it has begun to speak on a connection the other could go on with.
+    pub fn could_be(&self, other: &Listener) -> bool {
+        mem::discriminant(&self.kind) == mem::discriminant(&other.kind)
+    }
+
     /// Whether it serves what the other does, HTTP or TCP.
     fn is_like(&self, other: &config::Listener) -> bool {
         matches!(

@@ -146,7 +146,7 @@ pub fn clients(worker: &Worker, most: usize) -> Vec<Client> {
     };
     worker.with_connections(|connections| {
         let client = |connection: &Connection| Client {
-            listener: name(connection.listener),
+            listener: name(connection.listener()),
             peer: connection.stream.peer_address().ok(),
             age: now - connection.began(),
             is_idle: connection.is_idle(),

@@ -129,9 +129,8 @@ impl Crew {
 pub struct Worker {
     pub reactor: Reactor,
     plan: RefCell<LivePlan>,
-    /// Listeners that the newest plan does not have and that still have connections, each with the
-    /// last plan that had it.
-    retired: RefCell<Vec<(ListenerId, LivePlan)>>,
+    /// Those that the newest plan does not have and that still have connections.
+    retired: RefCell<Vec<Retired>>,
     /// Where plans go that are out of use.
     home: mpsc::Sender<Arc<Plan>>,
     accepting: RefCell<Vec<Accepting>>,
@@ -154,6 +153,15 @@ pub struct Worker {
     dates: Dates,
     /// When work was refused last for want of something.
     overloaded: Cell<Option<Instant>>,
+}
+
+/// A listener that is gone.
+struct Retired {
+    listener: ListenerId,
+    /// The last plan that had it.
+    plan: LivePlan,
+    /// The one that has its socket now, under another name, and takes its connections over.
+    heir: Option<ListenerId>,
 }
 
 /// A socket that is accepted from.
@@ -302,9 +310,9 @@ impl Worker {
     pub fn plan_of(&self, listener: ListenerId) -> LivePlan {
         let newest = self.plan.borrow();
         if newest.listener(listener).is_none()
-            && let Some((_, plan)) = self.retired.borrow().iter().find(|(id, _)| *id == listener)
+            && let Some(retired) = self.retired.borrow().iter().find(|it| it.listener == listener)
         {
-            return plan.clone();
+            return retired.plan.clone();
         }
         newest.clone()
     }
@@ -336,9 +344,10 @@ impl Worker {
         let before = self.plan.replace(plan.clone());
         let mut retired = self.retired.borrow_mut();
         let gone = before.listeners.iter().filter(|old| plan.listener(old.id).is_none());
-        retired.retain(|(id, _)| plan.listener(*id).is_none());
+        retired.retain(|it| plan.listener(it.listener).is_none());
         for old in gone {
-            retired.push((old.id, before.clone()));
+            let heir = self.heir(old, &plan, &listeners);
+            retired.push(Retired { listener: old.id, plan: before.clone(), heir });
             let (worker, id) = (self.clone(), old.id);
             self.reactor.spawn(async move { worker.retire(id).await });
         }
@@ -382,24 +391,47 @@ impl Worker {
         *self.accepting.borrow_mut() = accepting;
     }
 
-    /// Sees the connections of a listener off that is no longer in the plan: those that rest now, the
-    /// others when they do, and at the drain's deadline all.
+    /// Which listener of a plan has the socket of one that is gone, and speaks as it does. `sockets` are
+    /// the plan's.
+    fn heir(
+        &self,
+        old: &plan::Listener,
+        plan: &Plan,
+        sockets: &[ListenSocket],
+    ) -> Option<ListenerId> {
+        let accepting = self.accepting.borrow();
+        let was = accepting.iter().find(|accepting| accepting.listener.get() == old.id)?;
+        let mut new = plan.listeners.iter().zip(sockets);
+        let (heir, _) = new.find(|(_, socket)| socket.is_same(&was.socket))?;
+        heir.could_be(old).then_some(heir.id)
+    }
+
+    /// Gives the connections of a listener that is no longer in the plan to its heir. Without one it sees
+    /// them off: those that rest now, the others when they do, and at the drain's deadline all.
     async fn retire(&self, listener: ListenerId) {
         let begun = self.reactor.now();
         let deadline = begun + self.plan().shutdown.deadline;
-        let is_gone = || self.retired.borrow().iter().any(|(id, _)| *id == listener);
-        while is_gone() && !self.draining.get() {
+        let found = || {
+            let retired = self.retired.borrow();
+            retired.iter().find(|it| it.listener == listener).map(|gone| gone.heir)
+        };
+        while let Some(heir) = found().filter(|_| !self.draining.get()) {
             let now = self.reactor.now();
             let connections: Vec<Rc<Connection>> = {
                 let all = self.connections.borrow();
-                all.values().filter(|known| known.listener == listener).cloned().collect()
+                all.values().filter(|known| known.listener() == listener).cloned().collect()
             };
             if connections.is_empty() && now >= begun + RETIRE_MIN {
-                self.retired.borrow_mut().retain(|(id, _)| *id != listener);
+                self.retired.borrow_mut().retain(|it| it.listener != listener);
                 return;
             }
-            for connection in connections {
-                match now >= deadline {
+            let heir = heir.map(|heir| (heir, self.plan_of(heir)));
+            match heir.as_ref().and_then(|(heir, plan)| plan.listener(*heir)) {
+                Some(heir) => connections.iter().for_each(|connection| {
+                    self.counters.borrow_mut().connection_moved(listener, heir.id);
+                    connection.move_to(heir);
+                }),
+                None => connections.iter().for_each(|connection| match now >= deadline {
                     true => connection.cut(Cause::ListenerRemoved),
                     false if connection.rests(now) => {
                         connection.end_by(Cause::ListenerRemoved);
@@ -407,7 +439,7 @@ impl Worker {
                         connection.stream.shutdown_both();
                     }
                     false => {}
-                }
+                }),
             }
             self.reactor.sleep(RETIRE_LOOK).await;
         }
@@ -489,8 +521,8 @@ impl Worker {
         let none = Tunnelled::default();
         let Tunnelled { service, endpoint, inward, outward } = tunnelled.as_ref().unwrap_or(&none);
         let endpoint = endpoint.as_ref().map(|replica| &replica.endpoint);
-        let plan = self.plan_of(connection.listener);
-        let listener = plan.listener(connection.listener);
+        let plan = self.plan_of(connection.listener());
+        let listener = plan.listener(connection.listener());
         let listener = listener.map_or("", |listener| &listener.name);
         self.record_access(&Access {
             service: service.as_ref().map_or("", |service| &service.name),
@@ -529,9 +561,9 @@ impl Worker {
     pub fn dismiss(&self, connection: &Connection) {
         self.connections.borrow_mut().remove(connection.key);
         let cause = connection.ended_by().map(|cause| cause.name());
-        self.counters.borrow_mut().connection_closed(connection.listener, cause);
+        self.counters.borrow_mut().connection_closed(connection.listener(), cause);
         self.crew.load[self.index].fetch_sub(1, Ordering::Relaxed);
-        connection.served.fetch_sub(1, Ordering::Relaxed);
+        connection.let_go();
     }
 
     /// The cause of refusing work for want of something; says so, once.

@@ -238,10 +238,28 @@ fn a_listener_that_is_called_otherwise_loses_nobody(io: &str) {
     let free = Origin::bind().address; // closed again, so that the port is free
     let named = |name: &str| {
         let listener = format!(r#"{{ name: {name}, address: "{free}", http: {{}} }}"#);
-        setup(&listener, &[origin.address], &ALL.replace("web", name))
+        let setup = setup(&listener, &[origin.address], &ALL.replace("web", name));
+        setup.replace("workers: 2", "workers: 1")
     };
     let proxy = Proxy::start(io, &named("web"));
-    let mut client = proxy.connect();
+    let (mut client, mut idle, mut socket) = (proxy.connect(), proxy.connect(), proxy.connect());
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    idle.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
+    let mut idles = origin.accept();
+    idles.message().unwrap();
+    idles.send(ok);
+    assert_eq!(idle.message().unwrap().body, b"ok");
+    socket.send(
+        "GET / HTTP/1.1\r\nhost: web\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+    );
+    // It came on the connection that the first one left.
+    let mut tunnel = idles;
+    tunnel.message().unwrap();
+    tunnel.send(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    );
+    assert_eq!(socket.message().unwrap().status(), 101);
     client.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
     let mut server = origin.accept();
     server.message().unwrap();
@@ -250,11 +268,31 @@ fn a_listener_that_is_called_otherwise_loses_nobody(io: &str) {
     other.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
     let mut second = origin.accept();
     second.message().unwrap();
+    // All of them are the new one's, and stay.
+    proxy.metric_becomes(&["ringside_connections_active", "front"], "4");
+    proxy.metric_becomes(&["ringside_connections_active", "web"], "0");
     for (client, server) in [(&mut client, &mut server), (&mut other, &mut second)] {
-        server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
-        assert_eq!(client.message().unwrap().body, b"ok");
+        server.send(ok);
+        let reply = client.message().unwrap();
+        assert_eq!((&*reply.body, reply.header("connection")), (&b"ok"[..], None));
     }
+    idle.send("GET /again HTTP/1.1\r\nhost: web\r\n\r\n");
+    // Either of the two is free for it, and answers.
+    let mut answering = [server, second].into_iter().map(|mut server| {
+        beside(move || {
+            if server.message().is_some() {
+                server.send(ok);
+            }
+        })
+    });
+    let _both = [answering.next(), answering.next()];
+    let reply = idle.message().unwrap();
+    assert_eq!((&*reply.body, reply.header("connection")), (&b"ok"[..], None));
+    tunnel.send("still");
+    assert_eq!(socket.exactly(5), b"still");
     proxy.metric_becomes(&["ringside_connections_total", "front"], "1");
+    let closed = proxy.metrics();
+    assert!(!closed.contains("listener_removed"), "{closed}");
 }
 
 fn a_listener_that_speaks_otherwise_loses_nobody(io: &str) {

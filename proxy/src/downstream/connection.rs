@@ -8,7 +8,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -43,9 +43,9 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// A connection from a client.
 pub struct Connection {
     pub stream: Stream,
-    pub listener: ListenerId,
-    /// Counts this one among those that its listener serves.
-    pub served: Arc<CachePadded<AtomicUsize>>,
+    listener: Cell<ListenerId>,
+    /// Counts this one among those that its listener serves; none once it is let go.
+    served: Cell<Option<Arc<CachePadded<AtomicUsize>>>>,
     pub key: ConnectionKey,
     /// `None` over a Unix socket.
     pub peer: Option<Peer>,
@@ -84,8 +84,8 @@ impl Connection {
         });
         Connection {
             stream,
-            listener: listener.id,
-            served: listener.served.clone(),
+            listener: Cell::new(listener.id),
+            served: Cell::new(Some(listener.served.clone())),
             key,
             peer,
             began,
@@ -93,6 +93,26 @@ impl Connection {
             cut: Cell::new(None),
             ended_by: Cell::new(None),
             recorded: Cell::new(false),
+        }
+    }
+
+    /// The listener that has it.
+    pub fn listener(&self) -> ListenerId {
+        self.listener.get()
+    }
+
+    /// Another listener has it from now on.
+    pub fn move_to(&self, listener: &Listener) {
+        self.let_go();
+        listener.served.fetch_add(1, Ordering::Relaxed);
+        self.served.set(Some(listener.served.clone()));
+        self.listener.set(listener.id);
+    }
+
+    /// It is none of its listener's any more.
+    pub fn let_go(&self) {
+        if let Some(served) = self.served.take() {
+            served.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -229,8 +249,8 @@ async fn request_begins(
 
 /// Who waits does not hold on to a plan.
 fn timeouts(worker: &Worker, connection: &Connection) -> config::ListenerTimeouts {
-    let plan = worker.plan_of(connection.listener);
-    plan.listener(connection.listener).map(|listener| listener.timeouts).unwrap_or_default()
+    let plan = worker.plan_of(connection.listener());
+    plan.listener(connection.listener()).map(|listener| listener.timeouts).unwrap_or_default()
 }
 
 /// Says that nothing more comes, and reads what the client is still sending, within bounds.

@@ -33,7 +33,7 @@ pub async fn serve(
         connection.stream.reset_on_close();
     }
     let (inward, outward) = (traffic.inward.get(), traffic.outward.get());
-    let listener = connection.listener;
+    let listener = connection.listener();
     let mut counters = worker.counters.borrow_mut();
     counters.bytes(listener, Direction::In, inward);
     counters.bytes(listener, Direction::Out, outward);

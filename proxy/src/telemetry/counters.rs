@@ -178,6 +178,12 @@ impl Counters {
         listener.count_closed(cause, 1);
     }
 
+    /// Another listener has a downstream connection that is open.
+    pub fn connection_moved(&mut self, from: ListenerId, to: ListenerId) {
+        self.listener(from).active -= 1;
+        self.listener(to).active += 1;
+    }
+
     /// Bytes that went over downstream connections.
     pub fn bytes(&mut self, listener: ListenerId, direction: Direction, count: u64) {
         let listener = self.listener(listener);
