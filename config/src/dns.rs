@@ -57,7 +57,7 @@ pub(crate) const DNS: Object = Object {
         Key::optional(
             "srv",
             Kind::Text,
-            "Its SRV records are the replicas: those of the lowest priority number.",
+            "Its SRV records are the replicas: those of the lowest priority number whose targets have an address.",
         ),
     ],
 };

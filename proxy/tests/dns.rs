@@ -383,6 +383,30 @@ fn srv_records_say_ports_weights_and_who_comes_first() {
     // The first ones are gone.
     server.says("_http._tcp.shop", SRV, Says::Records(vec![srv(2, 1, 80, "spare.shop")]));
     has(&proxy, &["127.0.0.1:80"]);
+    // Or their targets are.
+    let records = vec![srv(1, 1, 81, "gone.shop"), srv(2, 1, 82, "spare.shop")];
+    server.says("_http._tcp.shop", SRV, Says::Records(records));
+    has(&proxy, &["127.0.0.1:82"]);
+}
+
+#[test]
+fn a_target_that_cannot_be_told_takes_no_other_along() {
+    let server = Server::start();
+    let records = vec![srv(1, 1, 80, "one.shop"), srv(1, 1, 81, "two.shop")];
+    server.says("_http._tcp.shop", SRV, Says::Records(records));
+    server.says("one.shop", A, Says::Code(SERVFAIL));
+    server.says("one.shop", AAAA, Says::Code(SERVFAIL));
+    server.says("two.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 0)]));
+    let proxy = Proxy::start("auto", &text(&server, "{ srv: _http._tcp.shop }", "50ms"));
+    has(&proxy, &["127.0.0.1:81"]);
+    server.says("one.shop", A, Says::Records(vec![a(Ipv4Addr::LOCALHOST, 0)]));
+    server.says("one.shop", AAAA, Says::Records(Vec::new()));
+    has(&proxy, &["127.0.0.1:80", "127.0.0.1:81"]);
+    // It stays while nobody can tell, and the other one moves.
+    server.says("one.shop", A, Says::Code(SERVFAIL));
+    server.says("two.shop", A, Says::Records(vec![a(Ipv4Addr::new(127, 0, 0, 2), 0)]));
+    fails(&proxy, "SERVFAIL; the 2 endpoints that may be among those stay");
+    has(&proxy, &["127.0.0.1:80", "127.0.0.1:81", "127.0.0.2:81"]);
 }
 
 #[test]

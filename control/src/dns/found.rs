@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use config::{Address, Config, Dns, Endpoint, Source};
+use config::{Config, Dns, Endpoint, Source};
 use tokio::time::Instant;
 
 use super::lookup::Broken;
@@ -87,12 +87,13 @@ impl Found {
                 known.at = Some(SystemTime::now());
                 // Of what nobody can tell, what was found before stays.
                 let kept = broken.and_then(|broken| {
-                    let kept = known.endpoints.iter().filter(|old| is_v4(old) == broken.is_v4);
+                    let kept = known.endpoints.iter().filter(|old| broken.part.has(&old.address));
                     let kept: Vec<Endpoint> = kept.cloned().collect();
                     (!kept.is_empty()).then_some((broken.why, kept))
                 });
                 if let Some((why, kept)) = kept {
-                    let why = format!("{why}; the {} endpoints of that kind stay", kept.len());
+                    let why =
+                        format!("{why}; the {} endpoints that may be among those stay", kept.len());
                     endpoints.extend(kept);
                     endpoints.sort_by(|a, b| a.address.cmp(&b.address));
                     endpoints.dedup_by(|a, b| a.address == b.address);
@@ -206,13 +207,9 @@ impl Found {
     }
 }
 
-fn is_v4(endpoint: &Endpoint) -> bool {
-    matches!(&endpoint.address, Address::Ip(ip) if ip.is_ipv4())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::lookup::Failure;
+    use super::super::lookup::{Failure, Part};
     use super::*;
 
     #[test]
@@ -252,20 +249,20 @@ mod tests {
         };
         let (v4, v6) = (endpoint("10.0.0.1:1"), endpoint("[fd00::1]:1"));
         let why = Failure::Refused { name: "a".to_owned(), code: "SERVFAIL".to_owned() };
-        let broken = |is_v4| Some(Broken { is_v4, why: why.clone() });
+        let broken = |part| Some(Broken { part, why: why.clone() });
         let hear = |endpoints: &[&Endpoint], broken| {
             let endpoints = endpoints.iter().map(|endpoint| (*endpoint).clone()).collect();
             let follows = found.hear("a", &question, Ok((endpoints, broken)), Instant::now());
             (follows.endpoints, follows.say)
         };
         // Where none were found, none are missed.
-        assert_eq!(hear(&[&v6], broken(true)), (Some(vec![v6.clone()]), None));
+        assert_eq!(hear(&[&v6], broken(Part::V4)), (Some(vec![v6.clone()]), None));
         assert_eq!(hear(&[&v4, &v6], None).0, Some(vec![v4.clone(), v6.clone()]));
-        let (set, said) = hear(&[&v6], broken(true));
+        let (set, said) = hear(&[&v6], broken(Part::V4));
         assert_eq!(set, None);
         let said = said.unwrap();
-        assert!(said.ends_with("SERVFAIL; the 1 endpoints of that kind stay"), "{said}");
-        assert_eq!(hear(&[&v6], broken(true)), (None, None), "not said twice");
+        assert!(said.ends_with("SERVFAIL; the 1 endpoints that may be among those stay"), "{said}");
+        assert_eq!(hear(&[&v6], broken(Part::V4)), (None, None), "not said twice");
         assert!(found.get("a").unwrap().failure.is_some());
         let (set, said) = hear(&[&v6], None);
         assert_eq!(set, Some(vec![v6]), "now it is told that there is none");

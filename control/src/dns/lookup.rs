@@ -14,7 +14,8 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -133,11 +134,31 @@ pub(super) struct Answer<T> {
     pub(super) broken: Option<Broken>,
 }
 
-/// Of one family of addresses nobody can tell whether there are any.
+/// Of a part of the addresses nobody can tell whether there are any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Broken {
-    pub(super) is_v4: bool,
+    pub(super) part: Part,
     pub(super) why: Failure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    V4,
+    V6,
+    /// What some of an SRV record's targets stand for.
+    Targets,
+}
+
+impl Part {
+    /// Whether an address may be of it.
+    pub(super) fn has(self, address: &Address) -> bool {
+        match (self, address) {
+            (Part::Targets, _) => true,
+            (Part::V4, Address::Ip(ip)) => ip.is_ipv4(),
+            (Part::V6, Address::Ip(ip)) => ip.is_ipv6(),
+            (Part::V4 | Part::V6, Address::Unix(_) | Address::Abstract(_)) => false,
+        }
+    }
 }
 
 impl Client {
@@ -176,11 +197,11 @@ impl Client {
             self.resolver.lookup(name, RecordType::A),
             self.resolver.lookup(name, RecordType::AAAA),
         );
-        let broken = [(true, "A", &a), (false, "AAAA", &aaaa)].into_iter().find_map(|of| {
-            let (is_v4, kind, answer) = of;
+        let broken = [(Part::V4, "A", &a), (Part::V6, "AAAA", &aaaa)].into_iter().find_map(|of| {
+            let (part, kind, answer) = of;
             let why = failure(name, kind, answer.as_ref().err()?);
             let is_known = matches!(why, Failure::NoName(_) | Failure::NoRecords { .. });
-            (!is_known).then_some(Broken { is_v4, why })
+            (!is_known).then_some(Broken { part, why })
         });
         let (lookups, failures): (Vec<_>, Vec<_>) = [a, aaaa].into_iter().partition(Result::is_ok);
         let lookups: Vec<Lookup> = lookups.into_iter().flatten().collect();
@@ -201,26 +222,44 @@ impl Client {
         Ok(Answer { found: ips, ttl: lookups.iter().map(ttl).min().unwrap_or_default(), broken })
     }
 
-    /// SRV records of the lowest priority number, and where their targets are.
+    /// SRV records, and where their targets are: of the lowest priority number of which there are any
+    /// (RFC 2782).
     async fn service(&self, name: &str) -> Result<Answer<Vec<Endpoint>>, Failure> {
-        let none = || Failure::NoRecords { name: name.to_owned(), kind: "SRV" };
         let Records { srv: mut records, additional, ttl } = self.chains.records(name).await?;
-        // The root as a target says that there is no such service (RFC 2782).
+        // The root as a target says that there is no such service.
         records.retain(|srv| !srv.target.is_root() && srv.port != 0);
-        let first = records.iter().map(|srv| srv.priority).min().ok_or_else(none)?;
-        records.retain(|srv| srv.priority == first);
+        records.sort_by_key(|srv| srv.priority);
         records.truncate(TARGETS_MAX);
-        let mut counts = ttl;
+        let mut kind = "SRV";
+        for group in records.chunk_by(|one, next| one.priority == next.priority) {
+            let mut answer = self.targets(group, &additional).await?;
+            answer.ttl = answer.ttl.min(ttl);
+            if !answer.found.is_empty() {
+                return Ok(answer);
+            }
+            kind = "A or AAAA";
+        }
+        Err(Failure::NoRecords { name: name.to_owned(), kind })
+    }
+
+    /// Where the targets of SRV records are. A target that is gone is no replica; one that cannot be
+    /// told may be: where there is no other, that is the failure.
+    async fn targets(
+        &self,
+        records: &[SRV],
+        additional: &[Record],
+    ) -> Result<Answer<Vec<Endpoint>>, Failure> {
+        let mut ttl = Duration::MAX;
         let mut places: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
-        for record in &additional {
+        for record in additional {
             if let Some(ip) = ip(&record.data) {
-                counts = counts.min(Duration::from_secs(record.ttl.into()));
+                ttl = ttl.min(Duration::from_secs(record.ttl.into()));
                 places.entry(record.name.clone()).or_default().push(ip);
             }
         }
         let mut broken = None;
         let mut asked = JoinSet::new();
-        for srv in &records {
+        for srv in records {
             if !places.contains_key(&srv.target) {
                 let (client, target) = (self.clone(), srv.target.clone());
                 places.insert(target.clone(), Vec::new());
@@ -234,13 +273,12 @@ impl Client {
             let Ok((target, found)) = answered else { continue };
             match found {
                 Ok(answer) => {
-                    counts = counts.min(answer.ttl);
+                    ttl = ttl.min(answer.ttl);
                     broken = broken.or(answer.broken);
                     places.insert(target, answer.found);
                 }
-                // A target that is gone is no replica; one that cannot be told may be.
                 Err(Failure::NoName(_) | Failure::NoRecords { .. }) => {}
-                Err(failure) => return Err(failure),
+                Err(why) => broken = Some(Broken { part: Part::Targets, why }),
             }
         }
         let targets = records.iter().map(|srv| {
@@ -249,11 +287,11 @@ impl Client {
                 ips.into_iter().map(|ip| SocketAddr::new(ip, srv.port)).collect();
             Target { weight: srv.weight, addresses: addresses.into_iter().collect() }
         });
-        let endpoints = endpoints(shares(&targets.collect::<Vec<_>>()));
-        if endpoints.is_empty() {
-            return Err(Failure::NoRecords { name: name.to_owned(), kind: "A or AAAA" });
+        let found = endpoints(shares(&targets.collect::<Vec<_>>()));
+        match broken {
+            Some(Broken { why, .. }) if found.is_empty() => Err(why),
+            broken => Ok(Answer { found, ttl, broken }),
         }
-        Ok(Answer { found: endpoints, ttl: counts, broken })
     }
 }
 
@@ -270,7 +308,8 @@ fn endpoints(weights: BTreeMap<SocketAddr, u32>) -> Vec<Endpoint> {
 fn ip(data: &RData) -> Option<IpAddr> {
     match data {
         RData::A(a) => Some(IpAddr::V4(a.0)),
-        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+        // One that is IPv4 in IPv6 clothes is the same replica as without them.
+        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0).to_canonical()),
         _ => None,
     }
 }
