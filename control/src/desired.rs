@@ -49,12 +49,15 @@ pub(crate) enum Because {
 
 /// What control starts with.
 pub struct Initial {
-    pub document: Document,
+    /// The rest of the program finds it at rest: what reading it took is free again by then.
+    pub document: Resting,
     pub loaded: Loaded,
     /// Where it came from, in words.
     pub origin: String,
     /// The hash of what the files say.
     pub file_hash: String,
+    /// The hash of the texts in which they say it.
+    pub file_texts: u64,
     pub files: Vec<PathBuf>,
     pub source: Source,
     /// Where it is kept, if anywhere.
@@ -73,11 +76,12 @@ impl Initial {
             loaded: document.check()?,
             origin: "a text".to_owned(),
             file_hash: document.hash(),
+            file_texts: document.text_hash(),
             files: Vec::new(),
             source: Source::File,
             state: None,
             is_pushed: false,
-            document,
+            document: document.rest(),
         })
     }
 }
@@ -220,13 +224,12 @@ pub(crate) fn list(diagnostics: &Diagnostics) -> Json {
 
 impl Desired {
     pub(crate) fn new(initial: Initial, workers: usize, say: fn(fmt::Arguments<'_>)) -> Desired {
-        let Initial { document, loaded, origin, file_hash, files, source, state, is_pushed } =
-            initial;
+        let Initial { document, loaded, origin, file_hash, file_texts, .. } = initial;
+        let Initial { files, source, state, is_pushed, .. } = initial;
         let (_, live) = watch::channel(workers);
         let rejected = u64::from(file_hash.is_empty());
         let applied_at = SystemTime::now();
         let (changes, loaded) = (Vec::new(), loaded.without_routes());
-        let (file_texts, document) = (document.text_hash(), document.rest());
         let first = Generation { number: 1, document, loaded, origin, applied_at, changes, live };
         let newest = Arc::new(first);
         Desired {

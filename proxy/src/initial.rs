@@ -51,19 +51,39 @@ pub fn initial(files: &[PathBuf], overrides: &Overrides) -> Result<Initial, Star
         (_, Err(failure)) => return last_good(files, overrides, state, failure),
         (Err(failure), Ok(_)) => return Err(StartError::Config(failure)),
     };
-    let initial = Initial {
-        file_hash: document.hash(),
-        document,
-        loaded,
-        origin: "the files at start".to_owned(),
-        files: files.to_vec(),
-        source: overrides.source,
-        state,
-        is_pushed: false,
+    let begin =
+        Begin { document, loaded, origin: "the files at start".to_owned(), is_pushed: false };
+    let (file_hash, file_texts) = (begin.document.hash(), begin.document.text_hash());
+    let begin = match overrides.source {
+        Source::File => begin,
+        Source::Push => pushed_last(begin, state.as_ref()),
     };
-    match overrides.source {
-        Source::File => Ok(initial),
-        Source::Push => Ok(pushed_last(initial)),
+    Ok(begin.initial(file_hash, file_texts, files, overrides.source, state))
+}
+
+/// What to begin with.
+struct Begin {
+    document: Document,
+    loaded: Loaded,
+    origin: String,
+    is_pushed: bool,
+}
+
+impl Begin {
+    fn initial(
+        self,
+        file_hash: String,
+        file_texts: u64,
+        files: &[PathBuf],
+        source: Source,
+        state: Option<StateDir>,
+    ) -> Initial {
+        let Begin { document, loaded, origin, is_pushed } = self;
+        let document = document.rest();
+        // Made among what reading took, of which the rest is free now: again, and close together.
+        let loaded = loaded.clone();
+        let files = files.to_vec();
+        Initial { document, loaded, origin, file_hash, file_texts, files, source, state, is_pushed }
     }
 }
 
@@ -164,31 +184,26 @@ fn last_good(
         dir.path().display()
     ));
     let Saved { document, origin, .. } = saved;
-    Ok(Initial {
-        document,
-        loaded,
-        origin: format!("the last good config, of {origin}"),
-        // Whatever the files say next is new.
-        file_hash: String::new(),
-        files: files.to_vec(),
-        source: overrides.source,
-        state,
-        is_pushed: overrides.source == Source::Push,
-    })
+    let origin = format!("the last good config, of {origin}");
+    let is_pushed = overrides.source == Source::Push;
+    let begin = Begin { document, loaded, origin, is_pushed };
+    // Whatever the files say next is new.
+    let (file_hash, file_texts) = (String::new(), 0);
+    Ok(begin.initial(file_hash, file_texts, files, overrides.source, state))
 }
 
 /// With what was pushed last on top of what the files hold; as it is where nothing was, or where that
 /// is not good any more.
-fn pushed_last(mut initial: Initial) -> Initial {
-    let Some(dir) = &initial.state else { return initial };
+fn pushed_last(mut begin: Begin, state: Option<&StateDir>) -> Begin {
+    let Some(dir) = state else { return begin };
     match dir.config(Source::Push) {
         Ok(Some(saved)) => {
-            let document = initial.document.replaced_by(&saved.document.without_boot_keys());
+            let document = begin.document.replaced_by(&saved.document.without_boot_keys());
             match document.check_boot() {
                 Ok(loaded) => {
-                    initial.origin = format!("the last push: {}", saved.origin);
-                    (initial.document, initial.loaded) = (document, loaded);
-                    initial.is_pushed = true;
+                    begin.origin = format!("the last push: {}", saved.origin);
+                    (begin.document, begin.loaded) = (document, loaded);
+                    begin.is_pushed = true;
                 }
                 Err(found) => say(format_args!(
                     "what was pushed last does not fit to the files any more, and is not used\n{found}"
@@ -198,5 +213,5 @@ fn pushed_last(mut initial: Initial) -> Initial {
         Ok(None) => say(format_args!("nothing was pushed yet: not ready before there is a config")),
         Err(error) => say(format_args!("what was pushed last cannot be used: {error}")),
     }
-    initial
+    begin
 }

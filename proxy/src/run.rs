@@ -25,7 +25,7 @@ use crate::service_manager::{self, State};
 use crate::worker::{self, Command, Crew, Setup};
 
 /// Commands that wait for a worker before more are refused.
-const MAILBOX: usize = 4096;
+const MAILBOX: usize = 1024;
 
 /// Descriptors that are not connections: rings, logs, admin, pipes.
 const DESCRIPTORS_RESERVED: u64 = 256;
