@@ -232,22 +232,26 @@ impl Plane {
 
 /// Binds where sockets of ours may still be that are `leaving`. `was_ours`: until a moment ago.
 fn bind(address: &Address, leaving: &[&Open], was_ours: bool) -> io::Result<ListenSocket> {
-    let is_taken = |bound: &io::Result<ListenSocket>| {
-        bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-    };
-    let mut bound = ListenSocket::try_bind(address);
-    // Workers close what they let go of a moment later.
-    let patience = Instant::now() + RELEASED_WITHIN;
-    while is_taken(&bound) && was_ours && Instant::now() < patience {
-        std::thread::sleep(RELEASED_LOOK);
-        bound = ListenSocket::try_bind(address);
-    }
     let leaving = leaving.iter().map(|open| &open.socket);
     let in_the_way: Vec<_> = leaving.filter(|open| overlaps(open.address(), address)).collect();
-    if is_taken(&bound) && !in_the_way.is_empty() {
-        bound = ListenSocket::try_bind_beside(address, &in_the_way);
+    // Workers close what they let go of a moment later.
+    let patience = Instant::now() + RELEASED_WITHIN;
+    loop {
+        let bound = match in_the_way.is_empty() {
+            true => ListenSocket::try_bind(address),
+            false => ListenSocket::try_bind_beside(address, &in_the_way),
+        };
+        match bound {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && was_ours
+                    && Instant::now() < patience =>
+            {
+                std::thread::sleep(RELEASED_LOOK);
+            }
+            bound => return bound,
+        }
     }
-    bound
 }
 
 /// Whether they are different, and one takes in the other.
