@@ -165,8 +165,13 @@ fn conditions(
         let exact = |given: &str| value(given).map(|()| given.to_owned());
         let exact = fields.find("exact", |n, r| text(n, r, "a value", exact));
         // One may well end with white space that another word follows.
-        let prefix =
-            |given: &str| value(given.trim_end_matches([' ', '\t'])).and_then(|()| prefix(given));
+        let prefix = |given: &str| {
+            value(match given.trim_end_matches([' ', '\t']) {
+                "" => given,
+                trimmed => trimmed,
+            })
+            .and_then(|()| prefix(given))
+        };
         let prefix = fields.find("prefix", |n, r| text(n, r, "a value", prefix));
         let regex = fields.find("regex", |n, r| regex(n, r, regexes));
         let present = fields.find("present", |n, r| word(n, r, &TRUTH));

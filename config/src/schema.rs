@@ -56,6 +56,10 @@ fn object(object: &Object, part: Part) -> Json {
         "properties": properties,
         "additionalProperties": false,
     });
+    let apart = accepted().filter_map(|key| Some((key.name, key.not_with?)));
+    for (key, other) in apart.filter(|(key, other)| key < other) {
+        schema["not"] = json!({ "required": [key, other] });
+    }
     if part == Part::Some {
         return schema;
     }
@@ -74,10 +78,6 @@ fn object(object: &Object, part: Part) -> Json {
     if !choice.is_empty() {
         schema["oneOf"] = Json::from(choice);
         schema["type"] = json!("object");
-    }
-    let apart = accepted().filter_map(|key| Some((key.name, key.not_with?)));
-    for (key, other) in apart.filter(|(key, other)| key < other) {
-        schema["not"] = json!({ "required": [key, other] });
     }
     schema
 }

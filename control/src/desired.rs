@@ -509,7 +509,8 @@ impl<P: DataPlane> State<P> {
         let number = newest.number + 1;
         let state = self.clone();
         let origin = terms.origin.clone();
-        let first = dns::first_answers(&self.desired.found, &loaded.config).await;
+        let first =
+            dns::first_answers(&self.desired.found, &newest.loaded.config, &loaded.config).await;
         let mut known = self.desired.pushed.left(&loaded.config);
         known.extend(first.iter().map(|(name, known)| (name.clone(), known.endpoints.clone())));
         let applied = in_background(move || {

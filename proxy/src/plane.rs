@@ -74,13 +74,10 @@ impl Open {
         Open { asked: asked.clone(), socket, _file: file }
     }
 
-    /// Whether this socket can be the one that a listener wants, whatever it was called before.
+    /// Whether this socket is the one that a listener wants, whatever it was called before.
     fn suits(&self, listener: &Listener, was_called: &str) -> bool {
         let any_port = self.asked.ip().is_some_and(|ip| ip.port() == 0);
-        let is_the_same = *listener.name == *was_called;
-        // Or the port that the kernel chose is written down now.
-        let has_it = || is_the_same && *self.socket.address() == listener.address;
-        self.asked == listener.address && (!any_port || is_the_same) || has_it()
+        self.asked == listener.address && (!any_port || *listener.name == *was_called)
     }
 
     fn is_same(&self, other: &Open) -> bool {
@@ -121,39 +118,36 @@ impl Plane {
     }
 
     /// What a plan's listeners have open already, and opens the rest.
-    fn open(live: &Live, plan: &Plan) -> Result<Vec<Open>, Refusal> {
+    fn open(live: &Live, plan: &Plan) -> Result<Vec<Open>, NotOpen> {
         if live.is_closed {
-            return Err(Refusal {
+            let refusal = Refusal {
                 path: "listeners".to_owned(),
                 message: "the listeners are closed: ringside is ending".to_owned(),
                 hint: "push it again when it runs again".to_owned(),
-            });
+            };
+            return Err(NotOpen { refusal, will_pass: false });
         }
-        let kept = |listener: &Arc<Listener>| {
-            let names = live.plan.listeners.iter().map(|old| &*old.name);
-            let mut known = names.zip(&live.sockets);
-            known.find(|(name, open)| open.suits(listener, name)).map(|(_, open)| open)
-        };
-        let kept: Vec<Option<&Open>> = plan.listeners.iter().map(kept).collect();
-        let stays = |open: &&Open| kept.iter().flatten().any(|kept| kept.is_same(open));
-        let (staying, leaving): (Vec<&Open>, Vec<&Open>) = live.sockets.iter().partition(stays);
+        let kept = kept(live, plan);
+        let is_kept = |open: &&Open| kept.iter().flatten().any(|kept| kept.is_same(open));
+        let (staying, leaving): (Vec<&Open>, Vec<&Open>) = live.sockets.iter().partition(is_kept);
         let open = |(index, (listener, kept)): (usize, (&Arc<Listener>, &Option<&Open>))| {
-            if let Some(open) = kept {
-                return Ok((*open).clone());
-            }
             let address = &listener.address;
-            let bound = bind(address, &leaving, live.released.contains(address));
-            bound.map(|socket| Open::new(address, socket)).map_err(|error| {
+            if let Some(open) = kept {
+                return Ok(Open { asked: address.clone(), ..(*open).clone() });
+            }
+            bind(address, &leaving).map(|socket| Open::new(address, socket)).map_err(|error| {
+                let is_taken = error.kind() == io::ErrorKind::AddrInUse;
                 let is_ours = staying.iter().any(|open| open.socket.address() == address);
-                let hint = match error.kind() {
-                    io::ErrorKind::AddrInUse if is_ours => "another listener has that port",
-                    kind => bind_hint(kind),
+                let hint = match is_taken && is_ours {
+                    true => "another listener has that port",
+                    false => bind_hint(error.kind()),
                 };
-                Refusal {
+                let refusal = Refusal {
                     path: format!("listeners[{index}].address"),
                     message: format!("cannot listen on {address}: {error}"),
                     hint: hint.to_owned(),
-                }
+                };
+                NotOpen { refusal, will_pass: is_taken && live.released.contains(address) }
             })
         };
         plan.listeners.iter().zip(&kept).enumerate().map(open).collect()
@@ -218,7 +212,8 @@ impl Plane {
             }
         }
         let gone = |old: &&Open| !sockets.iter().any(|open| open.is_same(old));
-        let released = live.sockets.iter().filter(gone).map(|open| open.asked.clone()).collect();
+        let released =
+            live.sockets.iter().filter(gone).map(|open| open.socket.address().clone()).collect();
         let applied_at_s = seconds_since_1970();
         let before = mem::replace(
             live,
@@ -230,27 +225,40 @@ impl Plane {
     }
 }
 
-/// Binds where sockets of ours may still be that are `leaving`. `was_ours`: until a moment ago.
-fn bind(address: &Address, leaving: &[&Open], was_ours: bool) -> io::Result<ListenSocket> {
+/// Why the sockets of a plan cannot be had.
+struct NotOpen {
+    refusal: Refusal,
+    /// A worker is about to close what is in the way.
+    will_pass: bool,
+}
+
+/// The socket of each of a plan's listeners, where it is open already.
+fn kept<'l>(live: &'l Live, plan: &Plan) -> Vec<Option<&'l Open>> {
+    let names = || live.plan.listeners.iter().map(|old| &*old.name);
+    let asked = plan.listeners.iter().map(|listener| {
+        let mut known = names().zip(&live.sockets);
+        known.find(|(name, open)| open.suits(listener, name)).map(|(_, open)| open)
+    });
+    let mut kept: Vec<Option<&Open>> = asked.collect();
+    // A port that the kernel chose may be written down now.
+    for (index, listener) in plan.listeners.iter().enumerate() {
+        if kept[index].is_none() {
+            let is_free = |open: &&Open| !kept.iter().flatten().any(|kept| kept.is_same(open));
+            let mut same = live.sockets.iter().filter(is_free);
+            let same = same.find(|open| *open.socket.address() == listener.address);
+            kept[index] = same;
+        }
+    }
+    kept
+}
+
+/// Binds where sockets of ours may still be that are `leaving`.
+fn bind(address: &Address, leaving: &[&Open]) -> io::Result<ListenSocket> {
     let leaving = leaving.iter().map(|open| &open.socket);
     let in_the_way: Vec<_> = leaving.filter(|open| overlaps(open.address(), address)).collect();
-    // Workers close what they let go of a moment later.
-    let patience = Instant::now() + RELEASED_WITHIN;
-    loop {
-        let bound = match in_the_way.is_empty() {
-            true => ListenSocket::try_bind(address),
-            false => ListenSocket::try_bind_beside(address, &in_the_way),
-        };
-        match bound {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && was_ours
-                    && Instant::now() < patience =>
-            {
-                std::thread::sleep(RELEASED_LOOK);
-            }
-            bound => return bound,
-        }
+    match in_the_way.is_empty() {
+        true => ListenSocket::try_bind(address),
+        false => ListenSocket::try_bind_beside(address, &in_the_way),
     }
 }
 
@@ -377,14 +385,26 @@ impl DataPlane for Plane {
                 hint: "push it again".to_owned(),
             })
         };
-        let before = self.plan();
+        let mut before = self.plan();
         let mut plan = compile(&before)?;
-        let mut live = lock(&self.live);
-        if !Arc::ptr_eq(&before, &live.plan) {
-            // Changes take turns, so hardly ever.
-            plan = compile(&live.plan)?;
-        }
-        let sockets = Plane::open(&live, &plan)?;
+        let patience = Instant::now() + RELEASED_WITHIN;
+        let (mut live, sockets) = loop {
+            let live = lock(&self.live);
+            if !Arc::ptr_eq(&before, &live.plan) {
+                // Changes take turns, so hardly ever.
+                before = live.plan.clone();
+                plan = compile(&before)?;
+            }
+            match Plane::open(&live, &plan) {
+                Ok(sockets) => break (live, sockets),
+                Err(NotOpen { will_pass: true, .. }) if Instant::now() < patience => {
+                    // Others look at what is live meanwhile.
+                    drop(live);
+                    std::thread::sleep(RELEASED_LOOK);
+                }
+                Err(NotOpen { refusal, .. }) => return Err(refusal),
+            }
+        };
         let access = self.access.follow(loaded.config.access_log.as_ref());
         let sinks = access.map_err(|error| Refusal {
             path: "access_log.output".to_owned(),

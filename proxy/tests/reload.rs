@@ -228,6 +228,11 @@ fn a_listener_widens_and_narrows_where_it_is(io: &str) {
             proxy.says("is live on 2 of 2 workers");
             assert_eq!(client.get("/").status(), 200, "{address}");
         }
+        // And it may be called otherwise, by the address that it did not begin with.
+        let renamed = at(&format!("127.0.0.1:{port}")).replace("name: web", "name: front");
+        proxy.reload(&renamed.replace("[web]", "[front]"));
+        assert_eq!(client.get("/").status(), 200);
+        proxy.metric_becomes(&["ringside_connections_active", "web"], "0");
         stop.store(true, Ordering::Relaxed);
         assert!(connecting.join().unwrap() > 0);
     });

@@ -140,9 +140,16 @@ impl Found {
         Some(known.due)
     }
 
-    /// The services of a new config of which no answer is known, each with its question and with what
-    /// another one that is live knows, if one asks the same.
-    pub(super) fn newcomers(&self, config: &Config) -> Vec<(String, Dns, Option<Answered>)> {
+    /// The services of a new config that are not live with that question, each with the question and
+    /// with what another one knows, if one asks the same. Who is live asks already.
+    pub(super) fn newcomers(
+        &self,
+        live: &Config,
+        config: &Config,
+    ) -> Vec<(String, Dns, Option<Answered>)> {
+        let asks = live.services.iter().filter(|service| matches!(service.source, Source::Dns(_)));
+        let asks: HashMap<&str, &Source> =
+            asks.map(|service| (service.name.as_str(), &service.source)).collect();
         let services = self.services();
         let mut answers: HashMap<&Dns, &Answered> = HashMap::new();
         for known in services.values().filter(|known| known.at.is_some()) {
@@ -154,7 +161,9 @@ impl Found {
         let newcomer = |service: &config::Service| {
             let Source::Dns(question) = &service.source else { return None };
             let own = services.get(&*service.name);
-            if own.is_some_and(|own| own.question == *question) {
+            if asks.get(&*service.name) == Some(&&service.source)
+                || own.is_some_and(|own| own.question == *question)
+            {
                 return None;
             }
             let known = answers.get(question).map(|known| known.inherited());
@@ -284,9 +293,10 @@ mod tests {
         let asks = |name: &str, port: u16| {
             format!("{{ name: {name}, dns: {{ name: a.shop, port: {port} }} }}")
         };
-        let other = config(&asks("other", 1));
+        let (none, other) = (config(""), config(&asks("other", 1)));
+        assert!(found.newcomers(&other, &other).is_empty(), "it asks already");
         let known = |config: &Config| {
-            let newcomers = found.newcomers(config).into_iter();
+            let newcomers = found.newcomers(&none, config).into_iter();
             let known: Vec<_> = newcomers
                 .map(|(name, _, known)| (name, known.map(|known| known.endpoints)))
                 .collect();
@@ -300,7 +310,7 @@ mod tests {
         assert_eq!(known(&config(&asks("old", 1))), [], "it has its own");
         assert_eq!(known(&config(&asks("other", 2))), nothing(), "it asks something else");
         assert_eq!(known(&other), [("other".to_owned(), Some(endpoints.clone()))]);
-        let inherited = found.newcomers(&other).into_iter();
+        let inherited = found.newcomers(&none, &other).into_iter();
         let inherited = inherited.filter_map(|(name, _, known)| Some((name, known?))).collect();
         let at = found.get("old").unwrap().at;
         found.follow(&other, inherited);

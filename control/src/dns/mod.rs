@@ -33,8 +33,9 @@ const TOGETHER: usize = 1024;
 /// The pause after the first failure; each further one doubles it, up to the other.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A change of what is live waits so long for the first answers of its new services.
-const FIRST_WITHIN: Duration = Duration::from_millis(500);
+/// A change of what is live waits so long for the first answers of its new services, and whatever comes
+/// after it waits too.
+const FIRST_WITHIN: Duration = Duration::from_millis(100);
 
 /// Asks for a service until it is dropped.
 struct Asking {
@@ -113,10 +114,14 @@ pub(crate) async fn follow<P: DataPlane>(state: Arc<State<P>>) {
 
 /// What the new services of a config begin with: what others know that ask the same, or what DNS says
 /// at once. Of a service that is not among them nothing is known; it is asked for later as any other.
-pub(crate) async fn first_answers(found: &Found, config: &Config) -> Vec<(String, Answered)> {
+pub(crate) async fn first_answers(
+    found: &Found,
+    live: &Config,
+    config: &Config,
+) -> Vec<(String, Answered)> {
     let mut first = Vec::new();
     let mut unknown: HashMap<Dns, Vec<String>> = HashMap::new();
-    for (service, question, known) in found.newcomers(config) {
+    for (service, question, known) in found.newcomers(live, config) {
         match known {
             Some(known) => first.push((service, known)),
             None => unknown.entry(question).or_default().push(service),
