@@ -243,10 +243,9 @@ fn kept<'l>(live: &'l Live, plan: &Plan) -> Vec<Option<&'l Open>> {
     // A port that the kernel chose may be written down now.
     for (index, listener) in plan.listeners.iter().enumerate() {
         if kept[index].is_none() {
-            let is_free = |open: &&Open| !kept.iter().flatten().any(|kept| kept.is_same(open));
-            let mut same = live.sockets.iter().filter(is_free);
-            let same = same.find(|open| *open.socket.address() == listener.address);
-            kept[index] = same;
+            let mut same =
+                live.sockets.iter().filter(|open| *open.socket.address() == listener.address);
+            kept[index] = same.find(|open| !kept.iter().flatten().any(|kept| kept.is_same(open)));
         }
     }
     kept

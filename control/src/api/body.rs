@@ -105,7 +105,10 @@ impl<S: Send + Sync> FromRequest<S> for Text {
                     return incomplete(StatusCode::BAD_REQUEST, error.to_string());
                 }
                 Err(_) => {
-                    let why = format!("nothing more of it came for {} s", BODY_IDLE.as_secs());
+                    let why = format!(
+                        "nothing more of it came for {} s; send it again, whole",
+                        BODY_IDLE.as_secs()
+                    );
                     return incomplete(StatusCode::REQUEST_TIMEOUT, why);
                 }
             }
